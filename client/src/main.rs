@@ -1,0 +1,2 @@
+//! TCP echo client.
+fn main() {}

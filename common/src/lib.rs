@@ -1,0 +1,16 @@
+//! What the programs must agree on, and nothing else: the models and mistakes and their names,
+//! how a system call of ours is observed, where log lines go, the ready line, exit codes, units.
+
+pub mod calls;
+pub mod defaults;
+pub mod exit;
+pub mod logging;
+pub mod mistake;
+pub mod model;
+pub mod ready;
+pub mod sink;
+pub mod units;
+
+pub use exit::Exit;
+pub use mistake::Mistake;
+pub use model::Model;

@@ -1,0 +1,131 @@
+//! Where diagnostics go: stderr, through log and `env_logger`, in lines that never block the program.
+//!
+//! `info` is the life of connections and children, `debug` readiness, `trace` one line per system
+//! call. `RUST_LOG` wins over `-v` and `-q`; `RUST_LOG=mio=trace` shows mio's registrations.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use clap::Args;
+use env_logger::{Env, Target, WriteStyle};
+use log::LevelFilter;
+use nix::libc::STDERR_FILENO;
+
+use crate::calls;
+use crate::sink::Sink;
+
+/// Log target of tables that the user asked for (SIGUSR1): shown unless `-qq`.
+pub const STATUS: &str = "status";
+
+/// `-v` and `-q`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Verbosity {
+    /// Say more on stderr: -v connections and children, -vv readiness, -vvv every system call (`RUST_LOG` overrides)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Say less: -q errors only, -qq nothing
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "verbose")]
+    pub quiet: u8,
+}
+
+impl Verbosity {
+    fn level(self) -> LevelFilter {
+        match (self.quiet, self.verbose) {
+            (2.., _) => LevelFilter::Off,
+            (1, _) => LevelFilter::Error,
+            (0, 0) => LevelFilter::Warn,
+            (0, 1) => LevelFilter::Info,
+            (0, 2) => LevelFilter::Debug,
+            (0, 3..) => LevelFilter::Trace,
+        }
+    }
+
+    fn filter(self) -> String {
+        match self.level() {
+            LevelFilter::Off => "off".into(),
+            level => format!("{level},mio=warn,{STATUS}=info"),
+        }
+    }
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Starts logging; `tag` (the model, or the program) stands in every line. Call once, before any
+/// thread is started.
+pub fn start(verbosity: Verbosity, tag: &'static str) {
+    LazyLock::force(&START);
+    let mut builder =
+        env_logger::Builder::from_env(Env::default().default_filter_or(verbosity.filter()));
+    if let Some(lines) = Lines::on_stderr() {
+        builder.target(Target::Pipe(Box::new(lines)));
+    }
+    builder
+        .write_style(if colours_wanted() {
+            WriteStyle::Always
+        } else {
+            WriteStyle::Never
+        })
+        .format(move |out, record| {
+            let ms = START.elapsed().as_secs_f64() * 1000.0;
+            let (pid, level) = (std::process::id(), record.level());
+            let style = out.default_level_style(level);
+            writeln!(
+                out,
+                "{ms:>10.3} ms {pid} {tag} {style}{level:<5}{style:#} {}",
+                record.args()
+            )
+        })
+        .init();
+    calls::trace(log::log_enabled!(target: calls::TARGET, log::Level::Trace));
+}
+
+/// Writes `program: text` on stderr, whatever the log level; for errors and outcomes. Never
+/// blocks; if stderr is gone, so is the line.
+pub fn say(program: &str, text: impl std::fmt::Display) {
+    if let Ok(mut sink) = Sink::over(STDERR_FILENO) {
+        // An error here has nowhere to be told.
+        let _ = sink.line(format!("{program}: {text}\n").as_bytes());
+    }
+}
+
+fn colours_wanted() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal()
+        && !set("NO_COLOR")
+        && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+/// The sink as env_logger wants it: every call of `write` brings one whole line.
+struct Lines(Sink);
+
+impl Lines {
+    fn on_stderr() -> Option<Self> {
+        Sink::over(STDERR_FILENO).ok().map(Self)
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let dropped = self.0.take_dropped();
+        if dropped > 0 {
+            let mut report = String::new();
+            let _ = writeln!(
+                report,
+                "({dropped} log lines dropped: nobody read them in time)"
+            );
+            if self.0.line(report.as_bytes()).is_err() {
+                self.0.count_dropped(dropped);
+                return Ok(line.len());
+            }
+        }
+        // A line that does not fit has been counted; there is nothing else to do about it.
+        let _ = self.0.line(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,193 @@
+//! A descriptor that lines are written to without ever blocking, and without dying when nobody
+//! reads.
+//!
+//! A server whose log blocks stops serving, and one reactor that stops, stops for everybody. A
+//! writer thread would cure it, but threads and fork do not go together. So pipes and terminals
+//! are opened once more, through /proc/self/fd, with `O_NONBLOCK`: the flag belongs to the open file
+//! description, and this one is ours alone, so the shell's terminal is left as it was. Sockets
+//! take `MSG_DONTWAIT` per call. Where neither works, poll(2) is asked first. A line that does not
+//! fit is dropped and counted, never waited for.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{Mode, SFlag, fstat};
+
+/// Where lines go; see the module's head.
+#[derive(Debug)]
+pub struct Sink {
+    way: Way,
+    dropped: u64,
+    torn: bool,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// A private, non-blocking opening of the same pipe or terminal.
+    Reopened(OwnedFd),
+    /// A socket.
+    Socket(RawFd),
+    /// A pipe or terminal that could not be reopened: ask poll first.
+    Polled(RawFd),
+    /// A file or a device such as /dev/null: writing does not wait for a reader.
+    Direct(RawFd),
+}
+
+impl Sink {
+    /// A sink on top of `fd`, which must stay open for the life of the process (0-2, or one given
+    /// by number on the command line). Errors: EBADF if it is not open.
+    pub fn over(fd: RawFd) -> nix::Result<Self> {
+        let kind = SFlag::from_bits_truncate(fstat(lasting(fd))?.st_mode) & SFlag::S_IFMT;
+        let is_terminal = nix::unistd::isatty(lasting(fd)).unwrap_or(false);
+        let way = if kind == SFlag::S_IFSOCK {
+            Way::Socket(fd)
+        } else if kind == SFlag::S_IFIFO || is_terminal {
+            reopen(fd).map_or(Way::Polled(fd), Way::Reopened)
+        } else {
+            Way::Direct(fd)
+        };
+        Ok(Self {
+            way,
+            dropped: 0,
+            torn: false,
+        })
+    }
+
+    /// Lines dropped since this was last asked; asking starts the count anew.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Counts `lines` as dropped (again): for a report of dropped lines that was dropped itself.
+    pub fn count_dropped(&mut self, lines: u64) {
+        self.dropped += lines;
+    }
+
+    /// Writes one line, which ends in a newline, or drops and counts it. Never blocks.
+    ///
+    /// Errors: why it was dropped. EAGAIN: full; EPIPE: nobody can read it; ENOSPC, EIO ...
+    pub fn line(&mut self, line: &[u8]) -> nix::Result<()> {
+        let mut rest = line;
+        if std::mem::take(&mut self.torn) {
+            // The line before was cut off by a full pipe: end it first.
+            match self.write(b"\n") {
+                Ok(_) => {}
+                Err(errno) => {
+                    self.torn = true;
+                    self.dropped += 1;
+                    return Err(errno);
+                }
+            }
+        }
+        while !rest.is_empty() {
+            match self.write(rest) {
+                Ok(n) => rest = &rest[n..],
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    self.torn = rest.len() < line.len();
+                    self.dropped += 1;
+                    return Err(errno);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        match &self.way {
+            Way::Reopened(fd) => nix::unistd::write(fd, bytes),
+            Way::Socket(fd) => send(*fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
+            Way::Polled(fd) => write_if_room(lasting(*fd), bytes),
+            Way::Direct(fd) => nix::unistd::write(lasting(*fd), bytes),
+        }
+    }
+}
+
+/// The descriptor behind a number that outlives every sink; see [`Sink::over`].
+fn lasting<'fd>(fd: RawFd) -> BorrowedFd<'fd> {
+    #[expect(unsafe_code)]
+    // SAFETY: by the contract of Sink::over nobody closes it; a wrong number yields EBADF.
+    unsafe {
+        BorrowedFd::borrow_raw(fd)
+    }
+}
+
+fn reopen(fd: RawFd) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    open(format!("/proc/self/fd/{fd}").as_str(), flags, Mode::empty())
+}
+
+/// A pipe that polls writable has room for `PIPE_BUF` bytes; a terminal nearly always.
+fn write_if_room(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+        return Err(Errno::EAGAIN);
+    }
+    nix::unistd::write(fd, &bytes[..bytes.len().min(4096)])
+}
+
+impl AsRawFd for Sink {
+    fn as_raw_fd(&self) -> RawFd {
+        match &self.way {
+            Way::Reopened(fd) => fd.as_raw_fd(),
+            Way::Socket(fd) | Way::Polled(fd) | Way::Direct(fd) => *fd,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::{pipe, read};
+
+    #[test]
+    fn a_full_pipe_drops_and_counts_and_a_torn_line_is_ended() {
+        let (reader, writer) = pipe().expect("a pipe");
+        let mut sink = Sink::over(writer.as_raw_fd()).expect("open");
+        let line = [b'x'; 1000]
+            .iter()
+            .copied()
+            .chain([b'\n'])
+            .collect::<Vec<_>>();
+        let mut written = 0;
+        while sink.line(&line).is_ok() {
+            written += 1;
+            assert!(written < 1_000_000, "the pipe never filled");
+        }
+        assert_eq!(sink.line(&line), Err(Errno::EAGAIN));
+        assert_eq!(sink.take_dropped(), 2);
+        assert_eq!(sink.take_dropped(), 0);
+
+        let mut all = Vec::new();
+        let mut buffer = [0; 65536];
+        let n = read(&reader, &mut buffer).expect("the lines");
+        all.extend_from_slice(&buffer[..n]);
+        sink.line(b"after\n").expect("room again");
+        drop((sink, writer));
+        while let Ok(n @ 1..) = read(&reader, &mut buffer) {
+            all.extend_from_slice(&buffer[..n]);
+        }
+        let text = String::from_utf8(all).expect("ASCII");
+        assert!(
+            text.lines()
+                .all(|l| l == "after" || l.bytes().all(|b| b == b'x'))
+        );
+        assert!(text.ends_with("\nafter\n"));
+    }
+
+    #[test]
+    fn nobody_reading_is_an_error_not_a_death() {
+        let (reader, writer) = pipe().expect("a pipe");
+        let mut sink = Sink::over(writer.as_raw_fd()).expect("open");
+        drop(reader);
+        assert_eq!(sink.line(b"gone\n"), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn a_descriptor_that_is_not_open_is_refused() {
+        assert_eq!(Sink::over(19_999).map(|_| ()), Err(Errno::EBADF));
+    }
+}

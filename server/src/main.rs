@@ -1,0 +1,2 @@
+//! TCP echo server.
+fn main() {}
