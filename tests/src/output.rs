@@ -1,0 +1,1 @@
+//! What a program prints, collected by a thread so that the program never waits for us.

@@ -1,0 +1,1 @@
+//! A program that was started in a process group of its own.
