@@ -1,154 +1,270 @@
 //! A client under observation, on pipes or on a terminal.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use anyhow::{Context, anyhow};
+use nix::fcntl::{OFlag, open};
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::observe::calls::CallRecord;
+use crate::output::Output;
+use crate::program::{Ends, Program, Recipe, Which, write_all};
+use crate::wait::eventually;
+
+/// ^D: the end of input, typed at the start of a line; termios(3).
+const END_OF_INPUT: u8 = 0x04;
 
 /// How to start a client.
 #[derive(Clone, Debug)]
-pub struct Client {}
+pub struct Client {
+    recipe: Recipe,
+    terminal: bool,
+}
 
 impl Client {
     /// tcpecho, talking to `address`.
-    pub fn to(_address: SocketAddr) -> Self {
-        todo!()
+    pub fn to(address: SocketAddr) -> Self {
+        let mut recipe = Recipe::new(Which::Ours("tcpecho"));
+        recipe.last_args = vec![
+            address.ip().to_string().into(),
+            address.port().to_string().into(),
+        ];
+        Self::from(recipe)
     }
 
     /// A foreign program.
-    pub fn plain<I, S>(_path: impl Into<PathBuf>, _args: I) -> Self
+    pub fn plain<I, S>(path: impl Into<PathBuf>, args: I) -> Self
     where
         I: IntoIterator<Item = S>,
         S: Into<OsString>,
     {
-        todo!()
+        let mut recipe = Recipe::new(Which::Foreign(path.into()));
+        recipe.args = args.into_iter().map(Into::into).collect();
+        Self::from(recipe)
     }
 
     /// One more argument.
     #[must_use]
-    pub fn arg(self, _arg: impl Into<OsString>) -> Self {
-        todo!()
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.recipe.args.push(arg.into());
+        self
     }
 
     /// One more environment variable.
     #[must_use]
-    pub fn env(self, _name: impl AsRef<OsStr>, _value: impl AsRef<OsStr>) -> Self {
-        todo!()
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let variable = (name.as_ref().into(), value.as_ref().into());
+        self.recipe.env.push(variable);
+        self
     }
 
     /// `--mode MODE`.
     #[must_use]
-    pub fn mode(self, _mode: &str) -> Self {
-        todo!()
+    pub fn mode(self, mode: &str) -> Self {
+        self.arg("--mode").arg(mode)
     }
 
     /// Records its system calls.
     #[must_use]
-    pub fn events(self) -> Self {
-        todo!()
+    pub fn events(mut self) -> Self {
+        self.recipe.events = true;
+        self
     }
 
     /// Runs it under another program: `.under(&["strace", "-f"])`.
     #[must_use]
-    pub fn under(self, _prefix: &[&str]) -> Self {
-        todo!()
+    pub fn under(mut self, prefix: &[&str]) -> Self {
+        self.recipe.prefix = prefix.iter().map(OsString::from).collect();
+        self
     }
 
     /// Gives it a terminal as stdin and stdout (stderr stays a pipe). The terminal does not echo
     /// and does not turn \n into \r\n, so that stdout is what the client wrote.
     #[must_use]
-    pub fn on_pty(self) -> Self {
-        todo!()
+    pub fn on_pty(mut self) -> Self {
+        self.terminal = true;
+        self
     }
 
     /// Starts it.
     pub fn start(self) -> anyhow::Result<ClientProcess> {
-        todo!()
+        let (program, stdin) = if self.terminal {
+            let (master, slave) = terminal().context("open a terminal")?;
+            let stdout = Output::collect(master.try_clone()?)?;
+            let program = self.recipe.start(Ends::Terminal(slave), Some(stdout))?;
+            (program, Stdin::Terminal(master))
+        } else {
+            let program = self.recipe.start(Ends::Pipes, None)?;
+            let stdin = program.take_stdin().map_or(Stdin::Closed, Stdin::Pipe);
+            (program, stdin)
+        };
+        let pid = if self.recipe.prefix.is_empty() {
+            program.leader()
+        } else {
+            program.find()?
+        };
+        Ok(ClientProcess {
+            program,
+            pid,
+            stdin: Mutex::new(stdin),
+        })
     }
+}
+
+impl From<Recipe> for Client {
+    fn from(recipe: Recipe) -> Self {
+        Self {
+            recipe,
+            terminal: false,
+        }
+    }
+}
+
+/// Both ends of a new terminal, master and slave, neither inherited by anybody by accident
+/// (openpty(3) would leave them open in every other child started meanwhile).
+fn terminal() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = posix_openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let slave = open(ptsname_r(&master)?.as_str(), flags, Mode::empty())?;
+    let mut settings = tcgetattr(&slave)?;
+    settings.local_flags.remove(LocalFlags::ECHO);
+    settings.output_flags.remove(OutputFlags::OPOST);
+    tcsetattr(&slave, SetArg::TCSANOW, &settings)?;
+    Ok((owned(&master)?, slave))
+}
+
+fn owned(master: &PtyMaster) -> std::io::Result<OwnedFd> {
+    master.as_fd().try_clone_to_owned()
 }
 
 /// A client that runs, or has ended.
 #[derive(Debug)]
-pub struct ClientProcess {}
+pub struct ClientProcess {
+    program: Program,
+    pid: i32,
+    stdin: Mutex<Stdin>,
+}
+
+/// Our end of the client's stdin.
+#[derive(Debug)]
+enum Stdin {
+    Closed,
+    Pipe(OwnedFd),
+    Terminal(OwnedFd),
+}
 
 impl ClientProcess {
     /// Its process.
     pub fn pid(&self) -> i32 {
-        todo!()
+        self.pid
     }
 
     /// The command line, as one would type it.
     pub fn command(&self) -> &str {
-        todo!()
+        self.program.command()
     }
 
     /// Types a line; the newline is added.
-    pub fn type_line(&self, _line: &str) -> anyhow::Result<()> {
-        todo!()
+    pub fn type_line(&self, line: &str) -> anyhow::Result<()> {
+        self.write(format!("{line}\n").as_bytes())
     }
 
     /// Writes bytes to its stdin.
-    pub fn write(&self, _bytes: &[u8]) -> anyhow::Result<()> {
-        todo!()
+    pub fn write(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        let stdin = self.stdin();
+        match &*stdin {
+            Stdin::Pipe(fd) | Stdin::Terminal(fd) => write_all(fd.as_fd(), bytes),
+            Stdin::Closed => Err(anyhow!("its stdin has been closed")),
+        }
+        .map_err(|error| anyhow!("{error:#}\n{self}"))
     }
 
     /// Ends its stdin: closes the pipe, or types ^D at the start of a line.
     pub fn close_stdin(&self) -> anyhow::Result<()> {
-        todo!()
+        let mut stdin = self.stdin();
+        match &*stdin {
+            Stdin::Terminal(fd) => write_all(fd.as_fd(), &[END_OF_INPUT]),
+            Stdin::Pipe(_) | Stdin::Closed => {
+                *stdin = Stdin::Closed;
+                Ok(())
+            }
+        }
     }
 
     /// What it has written to stdout so far.
     pub fn stdout(&self) -> Vec<u8> {
-        todo!()
+        self.program.stdout.bytes()
     }
 
     /// Waits until stdout holds at least `bytes` bytes, and returns it.
-    pub fn wait_stdout(&self, _bytes: usize, _deadline: Duration) -> anyhow::Result<Vec<u8>> {
-        todo!()
+    pub fn wait_stdout(&self, bytes: usize, deadline: Duration) -> anyhow::Result<Vec<u8>> {
+        let what = format!("{bytes} bytes on stdout");
+        eventually(&what, deadline, || {
+            Some(self.stdout()).filter(|stdout| stdout.len() >= bytes)
+        })
+        .map_err(|error| anyhow!("{error}\n{self}"))
     }
 
     /// What it has printed on stderr so far.
     pub fn stderr(&self) -> String {
-        todo!()
+        self.program.stderr.text()
     }
 
     /// The lines of stderr so far, each with its time of arrival (`CLOCK_REALTIME` ns).
     pub fn stderr_lines(&self) -> Vec<(u64, String)> {
-        todo!()
+        self.program.stderr.lines()
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, _signal: Signal) -> anyhow::Result<()> {
-        todo!()
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.program.signal(self.pid, signal)
     }
 
     /// Waits for its end.
-    pub fn wait(&self, _deadline: Duration) -> anyhow::Result<ExitStatus> {
-        todo!()
+    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        self.program.wait(deadline)
     }
 
     /// Has it ended, and how?
     pub fn status(&self) -> Option<ExitStatus> {
-        todo!()
+        self.program.status()
     }
 
     /// The system calls so far; empty without [`Client::events`].
     pub fn calls(&self) -> Vec<CallRecord> {
-        todo!()
+        self.program.calls().records
     }
 
     /// How many records of calls are missing.
     pub fn calls_lost(&self) -> u64 {
-        todo!()
+        self.program.calls().lost
     }
 
     /// Command, status and everything printed.
     pub fn transcript(&self) -> String {
-        todo!()
+        self.program.transcript()
+    }
+
+    fn stdin(&self) -> MutexGuard<'_, Stdin> {
+        self.stdin.lock().expect("no panic while it is held")
+    }
+}
+
+/// The transcript.
+impl fmt::Display for ClientProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.program.fmt(f)
     }
 }

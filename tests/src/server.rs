@@ -2,145 +2,244 @@
 //! ready line, gone with everything it forked when dropped.
 
 use std::ffi::{OsStr, OsString};
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use nix::sys::signal::Signal;
-use tcpecho_common::{Mistake, Model};
+use tcpecho_common::{Mistake, Model, ready};
 
 use crate::observe::calls::CallRecord;
+use crate::program::{Ends, PROMPTLY, Program, Recipe, Which};
+use crate::wait::eventually;
 
 /// How to start a server.
 #[derive(Clone, Debug)]
-pub struct Server {}
+pub struct Server(Recipe);
 
 impl Server {
     /// tcpechod with this model.
-    pub fn model(_model: Model) -> Self {
-        todo!()
+    pub fn model(model: Model) -> Self {
+        let mut recipe = Recipe::new(Which::Ours("tcpechod"));
+        recipe.args = vec!["--model".into(), model.name().into()];
+        recipe.last_args = vec!["0".into()];
+        Self(recipe)
     }
 
     /// A foreign program that prints a ready line (`listening on ADDR:PORT`).
-    pub fn plain<I, S>(_path: impl Into<PathBuf>, _args: I) -> Self
+    pub fn plain<I, S>(path: impl Into<PathBuf>, args: I) -> Self
     where
         I: IntoIterator<Item = S>,
         S: Into<OsString>,
     {
-        todo!()
+        let mut recipe = Recipe::new(Which::Foreign(path.into()));
+        recipe.args = args.into_iter().map(Into::into).collect();
+        Self(recipe)
     }
 
     /// One more argument.
     #[must_use]
-    pub fn arg(self, _arg: impl Into<OsString>) -> Self {
-        todo!()
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.0.args.push(arg.into());
+        self
     }
 
     /// One more environment variable.
     #[must_use]
-    pub fn env(self, _name: impl AsRef<OsStr>, _value: impl AsRef<OsStr>) -> Self {
-        todo!()
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.0
+            .env
+            .push((name.as_ref().into(), value.as_ref().into()));
+        self
     }
 
     /// Commits this mistake.
     #[must_use]
-    pub fn mistake(self, _mistake: Mistake) -> Self {
-        todo!()
+    pub fn mistake(self, mistake: Mistake) -> Self {
+        self.arg("--mistake").arg(mistake.name())
     }
 
     /// On this port instead of one that the kernel chooses.
     #[must_use]
-    pub fn port(self, _port: u16) -> Self {
-        todo!()
+    pub fn port(mut self, port: u16) -> Self {
+        self.0.last_args = vec![port.to_string().into()];
+        self
     }
 
     /// Records its system calls.
     #[must_use]
-    pub fn events(self) -> Self {
-        todo!()
+    pub fn events(mut self) -> Self {
+        self.0.events = true;
+        self
     }
 
     /// Runs it under another program: `.under(&["strace", "-f"])`.
     #[must_use]
-    pub fn under(self, _prefix: &[&str]) -> Self {
-        todo!()
+    pub fn under(mut self, prefix: &[&str]) -> Self {
+        self.0.prefix = prefix.iter().map(OsString::from).collect();
+        self
     }
 
     /// Limits its descriptors (`RLIMIT_NOFILE`).
     #[must_use]
-    pub fn limit_descriptors(self, _soft: u64, _hard: u64) -> Self {
-        todo!()
+    pub fn limit_descriptors(mut self, soft: u64, hard: u64) -> Self {
+        self.0.descriptors = Some((soft, hard));
+        self
     }
 
     /// Starts it and waits for its ready line.
     pub fn start(self) -> anyhow::Result<ServerProcess> {
-        todo!()
+        let program = self.0.start(Ends::Output, None)?;
+        let (ready, address) = ready_line(&program)?;
+        let pid = match pid_in(&ready) {
+            Some(pid) => pid,
+            None if self.0.prefix.is_empty() => program.leader(),
+            None => program.find()?,
+        };
+        Ok(ServerProcess {
+            program,
+            pid,
+            address: reachable(address),
+            ready,
+        })
+    }
+}
+
+fn ready_line(program: &Program) -> anyhow::Result<(String, SocketAddr)> {
+    let look = || {
+        // Asked in this order: a server that ends has printed everything by then.
+        let ended = program.status().is_some();
+        let lines = program.stdout.lines().into_iter();
+        let mut ready = lines.filter_map(|(_, line)| ready::address(&line).map(|at| (line, at)));
+        ready.next().map(Some).or(ended.then_some(None))
+    };
+    eventually("a ready line (listening on ADDR:PORT)", PROMPTLY, look)
+        .and_then(|ready| ready.ok_or_else(|| anyhow!("the server ended before it was ready")))
+        .map_err(|error| anyhow!("{error}\n{program}"))
+}
+
+/// The `pid=N` of a ready line.
+fn pid_in(ready: &str) -> Option<i32> {
+    let mut words = ready.split_whitespace();
+    words.find_map(|word| word.strip_prefix("pid=")?.parse().ok())
+}
+
+/// The same address, if need be by way of 127.0.0.1: nobody can connect to a wildcard.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    if bound.ip().is_unspecified() {
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), bound.port())
+    } else {
+        bound
     }
 }
 
 /// A server that has printed its ready line.
 #[derive(Debug)]
-pub struct ServerProcess {}
+pub struct ServerProcess {
+    program: Program,
+    pid: i32,
+    address: SocketAddr,
+    ready: String,
+}
 
 impl ServerProcess {
     /// The process that listens.
     pub fn pid(&self) -> i32 {
-        todo!()
+        self.pid
     }
 
     /// Where to connect to: the address of the ready line, 127.0.0.1 for the wildcard.
     pub fn address(&self) -> SocketAddr {
-        todo!()
+        self.address
+    }
+
+    /// The ready line.
+    pub fn ready_line(&self) -> &str {
+        &self.ready
     }
 
     /// The command line, as one would type it.
     pub fn command(&self) -> &str {
-        todo!()
+        self.program.command()
     }
 
     /// What it has printed on stdout so far.
     pub fn stdout(&self) -> String {
-        todo!()
+        self.program.stdout.text()
     }
 
     /// What it has printed on stderr so far.
     pub fn stderr(&self) -> String {
-        todo!()
+        self.program.stderr.text()
     }
 
     /// The lines of stderr so far, each with its time of arrival (`CLOCK_REALTIME` ns).
     pub fn stderr_lines(&self) -> Vec<(u64, String)> {
-        todo!()
+        self.program.stderr.lines()
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, _signal: Signal) -> anyhow::Result<()> {
-        todo!()
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.program.signal(self.pid, signal)
     }
 
     /// Waits for its end.
-    pub fn wait(&self, _deadline: Duration) -> anyhow::Result<ExitStatus> {
-        todo!()
+    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        self.program.wait(deadline)
     }
 
     /// Has it ended, and how?
     pub fn status(&self) -> Option<ExitStatus> {
-        todo!()
+        self.program.status()
     }
 
     /// The system calls so far; empty without [`Server::events`].
     pub fn calls(&self) -> Vec<CallRecord> {
-        todo!()
+        self.program.calls().records
     }
 
     /// How many records of calls are missing.
     pub fn calls_lost(&self) -> u64 {
-        todo!()
+        self.program.calls().lost
     }
 
     /// Command, status and everything printed.
     pub fn transcript(&self) -> String {
-        todo!()
+        self.program.transcript()
+    }
+}
+
+/// The transcript.
+impl fmt::Display for ServerProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.program.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_reached_through_127_0_0_1() {
+        for (bound, reached) in [
+            ("[::]:9877", "127.0.0.1:9877"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::1]:2", "[::1]:2"),
+            ("127.0.0.3:3", "127.0.0.3:3"),
+        ] {
+            let bound: SocketAddr = bound.parse().expect("an address");
+            assert_eq!(reachable(bound).to_string(), reached);
+        }
+    }
+
+    #[test]
+    fn the_pid_is_that_of_the_ready_line() {
+        let line = "listening on 127.0.0.1:1 model=fork pid=77";
+        assert_eq!(pid_in(line), Some(77));
+        assert_eq!(pid_in("listening on 127.0.0.1:1"), None);
     }
 }

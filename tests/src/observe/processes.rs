@@ -1,7 +1,16 @@
-//! Processes as /proc shows them; proc(5).
+//! Processes as /proc shows them; `proc_pid_stat(5)`, ps(1).
+//!
+//! A process may vanish between two looks, so vanished is an answer (None), not an error. A look
+//! reads four small files; `children` and `tree` read the stat file of every process there is.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
 
 /// A process at the moment it was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,36 +36,299 @@ pub struct Process {
 }
 
 /// One process; None if it has vanished.
-pub fn look(_pid: i32) -> Option<Process> {
-    todo!()
+pub fn look(pid: i32) -> Option<Process> {
+    stat(pid).map(details)
 }
 
 /// Its children, by pid.
-pub fn children(_pid: i32) -> Vec<Process> {
-    todo!()
+pub fn children(pid: i32) -> Vec<Process> {
+    let mut children: Vec<Process> = all()
+        .into_iter()
+        .filter(|stat| stat.ppid == pid)
+        .map(details)
+        .collect();
+    children.sort_by_key(|child| child.pid);
+    children
 }
 
-/// It and all its descendants, parents first.
-pub fn tree(_pid: i32) -> Vec<Process> {
-    todo!()
+/// It and all its descendants, each behind its parent.
+pub fn tree(pid: i32) -> Vec<Process> {
+    let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
+    let mut waiting = Vec::new();
+    for stat in all() {
+        if stat.pid == pid {
+            waiting.push(stat);
+        } else {
+            by_parent.entry(stat.ppid).or_default().push(stat);
+        }
+    }
+    let mut tree = Vec::new();
+    while let Some(stat) = waiting.pop() {
+        let mut children = by_parent.remove(&stat.pid).unwrap_or_default();
+        children.sort_by_key(|child| std::cmp::Reverse(child.pid));
+        waiting.extend(children);
+        tree.push(details(stat));
+    }
+    tree
 }
 
-/// Its open descriptors and what they refer to (`socket:[4711]`).
-pub fn descriptors(_pid: i32) -> io::Result<Vec<(i32, String)>> {
-    todo!()
+/// Its open descriptors and what they refer to (`socket:[4711]`). A zombie has none left: `NotFound`
+/// or an empty list.
+pub fn descriptors(pid: i32) -> io::Result<Vec<(i32, String)>> {
+    let mut descriptors = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let number = entry.file_name().to_string_lossy().parse();
+        // It may have been closed since the directory was read.
+        if let (Ok(number), Ok(target)) = (number, fs::read_link(entry.path())) {
+            descriptors.push((number, target.to_string_lossy().into_owned()));
+        }
+    }
+    descriptors.sort_unstable();
+    Ok(descriptors)
 }
 
-/// The processor time it has used (user and system, without children).
-pub fn cpu_time(_pid: i32) -> Option<Duration> {
-    todo!()
+/// The processor time that it and its threads have used, in user and system mode, without its
+/// children. The kernel counts in ticks of 10 ms.
+pub fn cpu_time(pid: i32) -> Option<Duration> {
+    let stat = stat(pid)?;
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()? as f64;
+    Some(Duration::from_secs_f64(stat.ticks as f64 / per_second))
 }
 
 /// Its resident memory, in bytes.
-pub fn rss(_pid: i32) -> Option<u64> {
-    todo!()
+pub fn rss(pid: i32) -> Option<u64> {
+    let pages = stat(pid)?.resident_pages;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten()?;
+    Some(pages * page as u64)
 }
 
 /// The table that `ps -o pid,ppid,stat,wchan,args` would print.
-pub fn ps_view(_processes: &[Process]) -> String {
-    todo!()
+pub fn ps_view(processes: &[Process]) -> String {
+    let mut view = format!(
+        "{:>7} {:>7} {:<4} {:<16} COMMAND\n",
+        "PID", "PPID", "STAT", "WCHAN"
+    );
+    for p in processes {
+        let threads = if p.threads > 1 { "l" } else { "" };
+        let stat = format!("{}{threads}", p.state);
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            view,
+            "{:>7} {:>7} {stat:<4} {:<16} {}",
+            p.pid, p.ppid, p.wchan, p.args
+        );
+    }
+    view
+}
+
+/// What /proc/PID/stat says.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    pid: i32,
+    comm: String,
+    state: char,
+    ppid: i32,
+    pgrp: i32,
+    tty: u32,
+    ticks: u64,
+    threads: u64,
+    resident_pages: u64,
+}
+
+/// Every process there is.
+fn all() -> Vec<Stat> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(stat)
+        .collect()
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    // ENOENT when it is opened, ESRCH when it is read.
+    parse(&String::from_utf8_lossy(
+        &fs::read(format!("/proc/{pid}/stat")).ok()?,
+    ))
+}
+
+/// The name may hold anything, `) R 1 (` included: it ends with the last parenthesis.
+fn parse(line: &str) -> Option<Stat> {
+    let (pid, rest) = line.split_once(" (")?;
+    let (comm, rest) = rest.rsplit_once(") ")?;
+    // Numbered as in the man page, from 3, the state.
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Stat {
+        pid: pid.parse().ok()?,
+        comm: comm.to_owned(),
+        state: field(3)?.chars().next()?,
+        ppid: field(4)?.parse().ok()?,
+        pgrp: field(5)?.parse().ok()?,
+        tty: field(7)?.parse::<i32>().ok()? as u32,
+        ticks: field(14)?.parse::<u64>().ok()? + field(15)?.parse::<u64>().ok()?,
+        threads: field(20)?.parse().ok()?,
+        resident_pages: field(24)?.parse().ok()?,
+    })
+}
+
+fn details(stat: Stat) -> Process {
+    let directory = format!("/proc/{}", stat.pid);
+    Process {
+        args: args(Path::new(&directory), &stat),
+        wchan: wchan(Path::new(&directory)),
+        tty: terminal(stat.tty),
+        pid: stat.pid,
+        ppid: stat.ppid,
+        pgrp: stat.pgrp,
+        state: stat.state,
+        comm: stat.comm,
+        threads: stat.threads,
+    }
+}
+
+fn args(directory: &Path, stat: &Stat) -> String {
+    if stat.state == 'Z' {
+        return format!("[{}] <defunct>", stat.comm);
+    }
+    let bytes = fs::read(directory.join("cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&bytes).replace('\0', " ");
+    match words.trim_end() {
+        // A kernel thread, or one that vanishes at this moment.
+        "" => format!("[{}]", stat.comm),
+        words => words.to_owned(),
+    }
+}
+
+/// The kernel function that the main thread sleeps in; as ps, `-` where the kernel says 0 (it runs,
+/// is a zombie, or is not ours to know).
+fn wchan(directory: &Path) -> String {
+    match fs::read_to_string(directory.join("wchan")).as_deref() {
+        Ok("0" | "") | Err(_) => "-".to_owned(),
+        Ok(function) => function.to_owned(),
+    }
+}
+
+/// A device number as ps prints it. 136 to 143 are the pseudo-terminals; the minor number's bits
+/// stand around the major's.
+fn terminal(device: u32) -> Option<String> {
+    let major = (device >> 8) & 0xfff;
+    let minor = (device & 0xff) | ((device >> 12) & 0xfff00);
+    match major {
+        0 => None,
+        4 if minor < 64 => Some(format!("tty{minor}")),
+        4 => Some(format!("ttyS{}", minor - 64)),
+        136..=143 => Some(format!("pts/{}", (major - 136) * 256 + minor)),
+        _ => Some(format!("{major}:{minor}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    use crate::wait::eventually;
+
+    const A_SECOND: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_name_with_parentheses_does_not_move_the_fields() {
+        let line =
+            "42 (s) R 1 (x) S 7 40 40 34818 42 4194560 90 0 0 0 12 30 5 6 20 0 3 0 99 1000 55 1";
+        let stat = parse(line).expect("a stat line");
+        assert_eq!(stat.comm, "s) R 1 (x");
+        assert_eq!((stat.pid, stat.ppid, stat.pgrp), (42, 7, 40));
+        assert_eq!((stat.state, stat.threads, stat.ticks), ('S', 3, 42));
+        assert_eq!(stat.resident_pages, 55);
+        assert_eq!(terminal(stat.tty).as_deref(), Some("pts/2"));
+        assert_eq!(parse(""), None);
+        assert_eq!(parse("42 (cut"), None);
+    }
+
+    #[test]
+    fn a_process_is_seen_asleep_then_as_a_zombie_then_no_more() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let pid = child.id() as i32;
+        let asleep = eventually("sleep to sleep", A_SECOND, || {
+            look(pid).filter(|p| p.state == 'S' && p.comm == "sleep")
+        });
+        let asleep = asleep.expect("it sleeps");
+        assert_eq!(asleep.ppid, std::process::id() as i32);
+        assert_eq!((asleep.args.as_str(), asleep.threads), ("sleep 60", 1));
+        assert!(asleep.wchan.contains("nanosleep"), "{}", asleep.wchan);
+        assert!(rss(pid).is_some_and(|bytes| bytes > 4096));
+        assert!(descriptors(pid).expect("its descriptors").len() >= 3);
+
+        child.kill().expect("it is ours");
+        let zombie = eventually("a zombie", A_SECOND, || {
+            look(pid).filter(|p| p.state == 'Z')
+        });
+        let zombie = zombie.expect("not yet waited for");
+        assert_eq!(zombie.args, "[sleep] <defunct>");
+        assert_eq!(zombie.wchan, "-");
+        assert!(descriptors(pid).unwrap_or_default().is_empty());
+
+        child.wait().expect("its status");
+        assert_eq!(look(pid), None);
+        assert_eq!(cpu_time(pid), None);
+        assert!(descriptors(pid).is_err());
+    }
+
+    #[test]
+    fn a_tree_has_parents_before_children() {
+        let mut shell = Command::new("sh")
+            .args(["-c", "sleep 60 & sleep 60 & wait"])
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("sh");
+        let pid = shell.id() as i32;
+        let both = eventually("two children", A_SECOND, || {
+            Some(children(pid)).filter(|c| c.iter().filter(|p| p.comm == "sleep").count() == 2)
+        });
+        let both = both.expect("sh has started them");
+        let tree = tree(pid);
+        for child in &both {
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(child.pid),
+                nix::sys::signal::Signal::SIGKILL,
+            )
+            .expect("it is ours");
+        }
+        shell.wait().expect("its status");
+        let pids: Vec<i32> = tree.iter().map(|p| p.pid).collect();
+        assert_eq!(pids, [pid, both[0].pid, both[1].pid]);
+        assert_eq!(tree[1].ppid, pid);
+    }
+
+    #[test]
+    fn processor_time_grows_while_it_is_used() {
+        let me = std::process::id() as i32;
+        let before = cpu_time(me).expect("alive");
+        eventually("30 ms of processor time", A_SECOND, || {
+            std::hint::black_box((0..100_000).fold(0_u64, u64::wrapping_add));
+            cpu_time(me).filter(|now| *now >= before + Duration::from_millis(30))
+        })
+        .expect("it was used");
+    }
+
+    #[test]
+    fn the_view_has_the_columns_of_ps() {
+        let process = Process {
+            pid: 19130,
+            ppid: 19129,
+            pgrp: 19129,
+            state: 'Z',
+            comm: "tcpechod".into(),
+            args: "[tcpechod] <defunct>".into(),
+            wchan: "-".into(),
+            tty: None,
+            threads: 1,
+        };
+        let view = ps_view(&[process]);
+        assert_eq!(
+            view,
+            "    PID    PPID STAT WCHAN            COMMAND\n  19130   19129 Z    -                [tcpechod] <defunct>\n"
+        );
+    }
 }
