@@ -33,6 +33,9 @@ pub fn path(program: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// What cargo made of it, once per process.
+static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+
 /// The directory with the programs in it; None if they are to be looked for one by one.
 pub fn directory() -> anyhow::Result<Option<PathBuf>> {
     if let Some(directory) = env::var_os(DIRECTORY) {
@@ -44,7 +47,6 @@ pub fn directory() -> anyhow::Result<Option<PathBuf>> {
     if crate::netns::inside() {
         bail!("the programs were not built before the namespaces were entered: cargo build");
     }
-    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     BUILT
         .get_or_init(|| tree.build().map_err(|error| format!("{error:#}")))
         .clone()
@@ -122,7 +124,11 @@ impl Tree {
             .context("run cargo to build the programs")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            bail!("cargo build of {}: {}\n{said}", PACKAGES.join(", "), output.status);
+            bail!(
+                "cargo build of {}: {}\n{said}",
+                PACKAGES.join(", "),
+                output.status
+            );
         }
         Ok(self.programs())
     }
@@ -148,15 +154,29 @@ mod tests {
     use super::*;
 
     fn around(program: &str) -> Option<Tree> {
-        Tree::around(Path::new(program), |directory| directory == Path::new("/src/target"))
+        Tree::around(Path::new(program), |directory| {
+            directory == Path::new("/src/target")
+        })
     }
 
     #[test]
     fn profile_and_target_directory_are_those_of_the_running_program() {
         for (program, programs, profile) in [
-            ("/src/target/debug/deps/suite-4711", "/src/target/debug", "dev"),
-            ("/src/target/release/tcpecho-lab", "/src/target/release", "release"),
-            ("/src/target/x86_64-unknown-linux-musl/release/deps/suite", "/src/target/x86_64-unknown-linux-musl/release", "release"),
+            (
+                "/src/target/debug/deps/suite-4711",
+                "/src/target/debug",
+                "dev",
+            ),
+            (
+                "/src/target/release/tcpecho-lab",
+                "/src/target/release",
+                "release",
+            ),
+            (
+                "/src/target/x86_64-unknown-linux-musl/release/deps/suite",
+                "/src/target/x86_64-unknown-linux-musl/release",
+                "release",
+            ),
         ] {
             let tree = around(program).expect("a cargo tree");
             assert_eq!(tree.programs(), Path::new(programs));
