@@ -1,8 +1,49 @@
-//! TCP packets on the loopback interface.
+//! TCP packets on the loopback interface; packet(7), socket(7), tcpdump(8).
+//!
+//! A packet socket bound to lo. On lo every packet passes twice, on its way out and on its way in;
+//! `PACKET_IGNORE_OUTGOING` leaves the second. A classic BPF filter passes TCP and the first
+//! [`SNAP`] bytes only, and a thread drains the socket: undrained, it keeps a few hundred
+//! packets and drops the rest. Whoever asks reads first what is queued, so that an
+//! answer holds everything that had passed before the question. Needs `CAP_NET_RAW`, which
+//! [`crate::netns`] gives. Time stamps are the kernel's, of the moment a packet came in.
+//!
+//! Start it before the first SYN, stop it after the last FIN. Checksums on lo are never filled in,
+//! and not looked at.
 
-use std::fmt;
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+use std::io::IoSliceMut;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::thread;
 use std::time::Duration;
+
+use anyhow::Context;
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, setsockopt, socket,
+    sockopt,
+};
+use nix::sys::time::TimeSpec;
+
+use crate::wait::eventually;
+
+/// How many bytes of a packet are looked at: Ethernet 14, IPv6 40, TCP at most 60.
+const SNAP: u32 = 128;
+
+/// What we ask for; the kernel gives an ordinary user less (`net.core.rmem_max`).
+const BUFFER: usize = 32 << 20;
+
+/// No socket holds more packets, so no answer has to read more before it is complete.
+const QUEUED_AT_MOST: usize = 1 << 16;
+
+/// How often the draining thread looks whether the capture is still wanted, in ms.
+const LOOK_UP: u16 = 500;
 
 /// The flags of a TCP header.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,16 +75,46 @@ impl Flags {
         self.0 & 0x10 != 0
     }
 
-    /// The names, as in `SYN,ACK`.
+    /// Does the urgent pointer count?
+    pub const fn urg(self) -> bool {
+        self.0 & 0x20 != 0
+    }
+
+    /// The names, as in `SYN,ACK`; `none` if none is set.
     pub fn names(self) -> String {
-        todo!()
+        let names = [
+            (self.syn(), "SYN"),
+            (self.fin(), "FIN"),
+            (self.rst(), "RST"),
+            (self.psh(), "PSH"),
+            (self.urg(), "URG"),
+            (self.ack(), "ACK"),
+        ];
+        let set: Vec<_> = names.iter().filter(|(set, _)| *set).collect();
+        match set[..] {
+            [] => "none".to_owned(),
+            _ => set
+                .iter()
+                .map(|(_, name)| *name)
+                .collect::<Vec<_>>()
+                .join(","),
+        }
     }
 }
 
 /// As tcpdump prints them: `[S.]`.
 impl fmt::Display for Flags {
-    fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters: String = "FSRP.UEW"
+            .chars()
+            .enumerate()
+            .filter(|(bit, _)| self.0 & (1 << bit) != 0)
+            .map(|(_, letter)| letter)
+            .collect();
+        f.pad(&format!(
+            "[{}]",
+            if letters.is_empty() { "none" } else { &letters }
+        ))
     }
 }
 
@@ -74,9 +145,74 @@ pub struct Packet {
     pub len: usize,
 }
 
+/// The lines that `tcpdump -n` would print: sequence numbers relative to the SYN, if it was seen.
+pub fn tcpdump_view(packets: &[Packet]) -> String {
+    let mut first: HashMap<(SocketAddr, SocketAddr), u32> = HashMap::new();
+    let mut view = String::new();
+    for p in packets {
+        if p.flags.syn() {
+            first.insert((p.from, p.to), p.seq);
+        }
+        let start = |from, to| first.get(&(from, to)).copied().unwrap_or(0);
+        // tcpdump shows the numbers of a SYN as they are.
+        let seq = if p.flags.syn() {
+            p.seq
+        } else {
+            p.seq.wrapping_sub(start(p.from, p.to))
+        };
+        let ack = if p.flags.syn() {
+            p.ack
+        } else {
+            p.ack.wrapping_sub(start(p.to, p.from))
+        };
+        let family = if p.from.is_ipv4() { "IP" } else { "IP6" };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            view,
+            "{} {family} {} > {}: Flags {}",
+            time_of_day(p.at),
+            dotted(p.from),
+            dotted(p.to),
+            p.flags
+        );
+        let _ = match p.len {
+            0 if p.flags.syn() || p.flags.fin() || p.flags.rst() => write!(view, ", seq {seq}"),
+            0 => Ok(()),
+            len => write!(view, ", seq {seq}:{}", seq.wrapping_add(len as u32)),
+        };
+        if p.flags.ack() {
+            let _ = write!(view, ", ack {ack}");
+        }
+        let _ = writeln!(view, ", win {}, length {}", p.window, p.len);
+    }
+    view
+}
+
+/// UTC, to the microsecond.
+fn time_of_day(at: u64) -> String {
+    let (seconds, us) = (at / 1_000_000_000 % 86_400, at / 1000 % 1_000_000);
+    let (minutes, second) = (seconds / 60, seconds % 60);
+    format!(
+        "{:02}:{:02}:{second:02}.{us:06}",
+        minutes / 60,
+        minutes % 60
+    )
+}
+
+/// Address and port the way tcpdump joins them.
+fn dotted(address: SocketAddr) -> String {
+    format!("{}.{}", address.ip(), address.port())
+}
+
 /// A capture that is under way.
 #[derive(Debug)]
-pub struct Capture {}
+pub struct Capture(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    tap: OwnedFd,
+    packets: Mutex<Vec<Packet>>,
+}
 
 /// What a capture has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,26 +227,327 @@ impl Capture {
     /// Captures the loopback interface of this thread's network namespace from now on.
     /// Errors: EPERM without `CAP_NET_RAW`, which [`crate::netns`] gives.
     pub fn start() -> anyhow::Result<Self> {
-        todo!()
+        let shared = Arc::new(Shared {
+            tap: tap().context("a packet socket on lo")?,
+            packets: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&shared);
+        thread::Builder::new()
+            .name("capture".into())
+            .spawn(move || follow(&weak))?;
+        Ok(Self(shared))
     }
 
     /// What has been seen until now.
     pub fn packets_so_far(&self) -> Vec<Packet> {
-        todo!()
+        self.0.settled().clone()
     }
 
-    /// Waits until `enough` says so of the packets seen so far, and returns them.
+    /// Waits until `enough` says so of the packets seen so far, and returns them. The error shows
+    /// them.
     pub fn wait_for(
         &self,
-        _what: &str,
-        _deadline: Duration,
-        _enough: impl FnMut(&[Packet]) -> bool,
+        what: &str,
+        deadline: Duration,
+        mut enough: impl FnMut(&[Packet]) -> bool,
     ) -> anyhow::Result<Vec<Packet>> {
-        todo!()
+        eventually(what, deadline, || {
+            let packets = self.0.settled();
+            enough(&packets).then(|| packets.clone())
+        })
+        .with_context(|| format!("packets seen:\n{}", tcpdump_view(&self.0.settled())))
     }
 
     /// Ends the capture; everything that passed before is in it.
     pub fn stop(self) -> anyhow::Result<Captured> {
-        todo!()
+        let mut packets = self.0.settled();
+        let dropped = dropped(&self.0.tap).context("statistics of the packet socket")?;
+        Ok(Captured {
+            packets: std::mem::take(&mut *packets),
+            dropped,
+        })
+    }
+}
+
+fn follow(capture: &Weak<Shared>) {
+    while let Some(shared) = capture.upgrade() {
+        let mut fds = [PollFd::new(shared.tap.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, LOOK_UP).is_ok_and(|ready| ready > 0) {
+            drop(shared.settled());
+        }
+    }
+}
+
+impl Shared {
+    fn settled(&self) -> MutexGuard<'_, Vec<Packet>> {
+        let mut packets = self.packets.lock().expect("no panic while it is held");
+        for _ in 0..QUEUED_AT_MOST {
+            match receive(&self.tap) {
+                Ok(packet) => packets.extend(packet),
+                Err(Errno::EINTR) => {}
+                // EAGAIN: that was all. ENETDOWN: somebody took lo down; what was queued is read.
+                Err(_) => break,
+            }
+        }
+        packets
+    }
+}
+
+/// One frame from the queue; None if it is not a packet we can read.
+fn receive(tap: &OwnedFd) -> nix::Result<Option<Packet>> {
+    let mut frame = [0; SNAP as usize];
+    let mut control = cmsg_space!(TimeSpec);
+    let mut pieces = [IoSliceMut::new(&mut frame)];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<()>(tap.as_raw_fd(), &mut pieces, Some(&mut control), flags)?;
+    let at = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmTimestampns(time) => Some(nanoseconds(time)),
+        _ => None,
+    });
+    let length = message.bytes;
+    Ok(decode(at.unwrap_or(0), &frame[..length]))
+}
+
+fn nanoseconds(time: TimeSpec) -> u64 {
+    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
+}
+
+/// Reads the headers of a frame that may have been cut off behind them.
+fn decode(at: u64, frame: &[u8]) -> Option<Packet> {
+    let sliced = LaxSlicedPacket::from_ethernet(frame).ok()?;
+    let (from, to, ip_payload): (IpAddr, IpAddr, usize) = match sliced.net.as_ref()? {
+        LaxNetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            let length = usize::from(header.total_len()).saturating_sub(header.slice().len());
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+                length,
+            )
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            let length =
+                usize::from(header.payload_length()).saturating_sub(ip.extensions().slice().len());
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+                length,
+            )
+        }
+        LaxNetSlice::Arp(_) => return None,
+    };
+    let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else {
+        return None;
+    };
+    Some(Packet {
+        at,
+        from: SocketAddr::new(from, tcp.source_port()),
+        to: SocketAddr::new(to, tcp.destination_port()),
+        flags: Flags(tcp.slice()[13]),
+        seq: tcp.sequence_number(),
+        ack: if tcp.ack() {
+            tcp.acknowledgment_number()
+        } else {
+            0
+        },
+        window: tcp.window_size(),
+        len: ip_payload.saturating_sub(tcp.header_slice().len()),
+    })
+}
+
+/// A packet socket that receives nothing before it is bound to lo, with everything set.
+fn tap() -> nix::Result<OwnedFd> {
+    let tap = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    set(&tap, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+    setsockopt(&tap, sockopt::ReceiveTimestampns, &true)?;
+    if setsockopt(&tap, sockopt::RcvBufForce, &BUFFER).is_err() {
+        // That takes a privilege outside; as much as an ordinary user may have must do.
+        setsockopt(&tap, sockopt::RcvBuf, &BUFFER)?;
+    }
+    let mut program = tcp_only();
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    set(&tap, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)?;
+    bind_to_lo(&tap)?;
+    Ok(tap)
+}
+
+/// Classic BPF, as `tcpdump -dd tcp` prints it without its IPv6 fragments: the Ethernet type, then
+/// the protocol of IPv4 or the next header of IPv6.
+fn tcp_only() -> [libc::sock_filter; 9] {
+    const LOAD_2: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+    const LOAD_1: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    const JUMP_IF: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    const TCP: u32 = libc::IPPROTO_TCP as u32;
+    let op = |code, k, jt, jf| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    [
+        op(LOAD_2, 12, 0, 0),
+        op(JUMP_IF, libc::ETH_P_IP as u32, 0, 2),
+        op(LOAD_1, 14 + 9, 0, 0),
+        op(JUMP_IF, TCP, 3, 4),
+        op(JUMP_IF, libc::ETH_P_IPV6 as u32, 0, 3),
+        op(LOAD_1, 14 + 6, 0, 0),
+        op(JUMP_IF, TCP, 0, 1),
+        op(RETURN, SNAP, 0, 0),
+        op(RETURN, 0, 0, 0),
+    ]
+}
+
+fn bind_to_lo(tap: &OwnedFd) -> nix::Result<()> {
+    let index = nix::net::if_::if_nametoindex("lo")?;
+    #[expect(unsafe_code)]
+    // SAFETY: all of it is integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = index as i32;
+    #[expect(unsafe_code)]
+    // SAFETY: pointer and length are those of a live sockaddr_ll.
+    let result = unsafe {
+        libc::bind(
+            tap.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// setsockopt(2) for options that nix does not know.
+fn set<T>(tap: &OwnedFd, level: i32, option: i32, value: &T) -> nix::Result<()> {
+    #[expect(unsafe_code)]
+    // SAFETY: pointer and length are those of a live T, which the kernel only reads; a sock_fprog
+    // points to a program that its caller keeps alive.
+    let result = unsafe {
+        libc::setsockopt(
+            tap.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Packets that found the queue full since this was last asked.
+fn dropped(tap: &OwnedFd) -> nix::Result<u64> {
+    let mut statistics = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    #[expect(unsafe_code)]
+    // SAFETY: pointer and length are those of a live tpacket_stats, all integers.
+    let result = unsafe {
+        libc::getsockopt(
+            tap.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    Ok(statistics.tp_drops.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(flags: u8, from: &str, to: &str, seq: u32, ack: u32, len: usize) -> Packet {
+        Packet {
+            at: 1_700_000_000_123_456_789,
+            from: from.parse().expect("an address"),
+            to: to.parse().expect("an address"),
+            flags: Flags(flags),
+            seq,
+            ack,
+            window: 65535,
+            len,
+        }
+    }
+
+    #[test]
+    fn flags_are_printed_as_tcpdump_does_and_by_name() {
+        for (flags, tcpdump, names) in [
+            (0x02, "[S]", "SYN"),
+            (0x12, "[S.]", "SYN,ACK"),
+            (0x11, "[F.]", "FIN,ACK"),
+            (0x18, "[P.]", "PSH,ACK"),
+            (0x04, "[R]", "RST"),
+            (0x10, "[.]", "ACK"),
+            (0x00, "[none]", "none"),
+        ] {
+            assert_eq!(Flags(flags).to_string(), tcpdump);
+            assert_eq!(Flags(flags).names(), names);
+        }
+    }
+
+    fn frame(
+        builder: etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+        data: &[u8],
+    ) -> Vec<u8> {
+        let mut frame = Vec::new();
+        builder.write(&mut frame, data).expect("a Vec takes it");
+        frame
+    }
+
+    #[test]
+    fn headers_are_read_even_if_the_data_are_cut_off() {
+        let ethernet = || etherparse::PacketBuilder::ethernet2([0; 6], [0; 6]);
+        let v4 = ethernet().ipv4([127, 0, 0, 1], [127, 0, 0, 2], 64);
+        let v6 = ethernet().ipv6([1; 16], [2; 16], 64);
+        let v4 = frame(v4.tcp(50000, 9877, 7, 1024).psh().ack(9), &[b'x'; 1000]);
+        let v6 = frame(v6.tcp(50000, 9877, 7, 1024).psh().ack(9), &[b'x'; 1000]);
+        for whole in [v4, v6] {
+            let cut = &whole[..SNAP as usize];
+            let packet = decode(5, cut).expect("TCP");
+            assert_eq!(decode(5, &whole), Some(packet));
+            assert_eq!((packet.from.port(), packet.to.port()), (50000, 9877));
+            assert_eq!((packet.at, packet.seq, packet.ack), (5, 7, 9));
+            assert_eq!((packet.len, packet.window), (1000, 1024));
+            assert_eq!(packet.flags.to_string(), "[P.]");
+        }
+        assert_eq!(decode(5, &[0; 60]), None);
+        assert_eq!(decode(5, &[]), None);
+    }
+
+    #[test]
+    fn the_view_is_that_of_tcpdump() {
+        let (client, server) = ("127.0.0.1:50000", "127.0.0.1:9877");
+        let view = tcpdump_view(&[
+            packet(0x02, client, server, 1000, 0, 0),
+            packet(0x12, server, client, 5000, 1001, 0),
+            packet(0x10, client, server, 1001, 5001, 0),
+            packet(0x18, client, server, 1001, 5001, 6),
+            packet(0x11, client, server, 1007, 5001, 0),
+        ]);
+        let lines: Vec<&str> = view.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "22:13:20.123456 IP 127.0.0.1.50000 > 127.0.0.1.9877: Flags [S], seq 1000, win 65535, length 0",
+                "22:13:20.123456 IP 127.0.0.1.9877 > 127.0.0.1.50000: Flags [S.], seq 5000, ack 1001, win 65535, length 0",
+                "22:13:20.123456 IP 127.0.0.1.50000 > 127.0.0.1.9877: Flags [.], ack 1, win 65535, length 0",
+                "22:13:20.123456 IP 127.0.0.1.50000 > 127.0.0.1.9877: Flags [P.], seq 1:7, ack 1, win 65535, length 6",
+                "22:13:20.123456 IP 127.0.0.1.50000 > 127.0.0.1.9877: Flags [F.], seq 7, ack 1, win 65535, length 0",
+            ]
+        );
     }
 }
