@@ -1,5 +1,17 @@
 //! A server under observation: started on port 0 in a process group of its own, waited for by its
 //! ready line, gone with everything it forked when dropped.
+//!
+//! ```no_run
+//! # use tcpecho_lab::server::Server;
+//! # use tcpecho_common::Model;
+//! # fn main() -> anyhow::Result<()> {
+//! let server = Server::model(Model::Fork).arg("-v").start()?;
+//! let stream = std::net::TcpStream::connect(server.address())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! When a test panics, every server it has prints its transcript.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -137,7 +149,6 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
 }
 
 /// A server that has printed its ready line.
-#[derive(Debug)]
 pub struct ServerProcess {
     program: Program,
     pid: i32,
@@ -216,6 +227,13 @@ impl ServerProcess {
 impl fmt::Display for ServerProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.program.fmt(f)
+    }
+}
+
+/// The transcript too: it is what a failed assertion should show.
+impl fmt::Debug for ServerProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,4 +1,7 @@
 //! Waiting for a condition, never for a duration.
+//!
+//! The probe is asked after 0, 1, 3, 7 ... ms, later every 20 ms: what happens at once costs
+//! nothing, and who waits long costs the machine no more than 50 looks a second.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -24,5 +27,43 @@ pub fn eventually<T>(
         }
         sleep(pause.min(end.saturating_duration_since(Instant::now())));
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_there_costs_no_time() {
+        let start = Instant::now();
+        let answer = eventually("an answer", Duration::from_secs(60), || Some(42));
+        assert_eq!(answer.expect("at once"), 42);
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn the_probe_is_asked_until_it_has_an_answer() {
+        let mut asked = 0;
+        let answer = eventually("the fifth", Duration::from_secs(60), || {
+            asked += 1;
+            (asked == 5).then_some(asked)
+        });
+        assert_eq!(answer.expect("the fifth"), 5);
+    }
+
+    #[test]
+    fn the_error_names_condition_and_deadline() {
+        let error = eventually::<()>("rain", Duration::from_millis(30), || None);
+        assert_eq!(
+            error.expect_err("never").to_string(),
+            "not within 30ms: rain"
+        );
+    }
+
+    #[test]
+    fn the_probe_is_asked_once_even_if_there_is_no_time() {
+        let answer = eventually("an answer", Duration::ZERO, || Some(1));
+        assert_eq!(answer.expect("asked"), 1);
     }
 }

@@ -205,22 +205,25 @@ fn a_descriptor_of_the_harness_is_not_inherited() {
         .start()
         .expect("ready");
     let _terminal = Client::plain("cat", [""; 0]).on_pty().start().expect("cat");
-    let open = |text: &str| {
-        let client = Client::plain("sh", ["-c", text]).events().start();
-        let client = client.expect("a shell");
-        eventually("sleep to be sleep", SOON, || {
-            processes::look(client.pid()).filter(|p| p.comm == "sleep")?;
-            processes::descriptors(client.pid()).ok()
-        })
-        .expect("it runs")
-    };
     // What this test inherited itself it cannot help passing on.
     let mut inherited = Command::new("sleep").arg("60").spawn().expect("sleep");
-    let usual = processes::descriptors(inherited.id() as i32).expect("it runs");
+    let usual = descriptors_asleep(inherited.id() as i32);
     inherited.kill().expect("it runs");
     inherited.wait().expect("killed");
-    let open = open("exec sleep 60");
+    let client = Client::plain("sh", ["-c", "exec sleep 60"])
+        .events()
+        .start();
+    let open = descriptors_asleep(client.expect("a shell").pid());
     assert_eq!(open.len(), usual.len() + 1, "{open:?}, usually {usual:?}");
+}
+
+/// Those of a sleep(1) that has closed what it needed for starting.
+fn descriptors_asleep(pid: i32) -> Vec<(i32, String)> {
+    eventually("sleep to sleep", SOON, || {
+        processes::look(pid).filter(|p| p.wchan.contains("nanosleep"))?;
+        processes::descriptors(pid).ok()
+    })
+    .expect("it runs")
 }
 
 /// The body of the tests below runs as PID 2 of namespaces of its own.

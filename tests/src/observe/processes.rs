@@ -1,7 +1,8 @@
 //! Processes as /proc shows them; `proc_pid_stat(5)`, ps(1).
 //!
 //! A process may vanish between two looks, so vanished is an answer (None), not an error. A look
-//! reads four small files; `children` and `tree` read the stat file of every process there is.
+//! reads three small files one after the other, so that state and wchan may belong to different
+//! moments: wait for the pair that you expect. `children` and `tree` read the stat file of every process there is.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -230,7 +231,7 @@ mod tests {
 
     use crate::wait::eventually;
 
-    const A_SECOND: Duration = Duration::from_secs(10);
+    const SOON: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_name_with_parentheses_does_not_move_the_fields() {
@@ -250,20 +251,18 @@ mod tests {
     fn a_process_is_seen_asleep_then_as_a_zombie_then_no_more() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
         let pid = child.id() as i32;
-        let asleep = eventually("sleep to sleep", A_SECOND, || {
-            look(pid).filter(|p| p.state == 'S' && p.comm == "sleep")
+        // It also sleeps while its pages are read in, so the kernel function is part of the wait.
+        let asleep = eventually("sleep to sleep", SOON, || {
+            look(pid).filter(|p| p.state == 'S' && p.wchan.contains("nanosleep"))
         });
         let asleep = asleep.expect("it sleeps");
         assert_eq!(asleep.ppid, std::process::id() as i32);
         assert_eq!((asleep.args.as_str(), asleep.threads), ("sleep 60", 1));
-        assert!(asleep.wchan.contains("nanosleep"), "{}", asleep.wchan);
         assert!(rss(pid).is_some_and(|bytes| bytes > 4096));
         assert!(descriptors(pid).expect("its descriptors").len() >= 3);
 
         child.kill().expect("it is ours");
-        let zombie = eventually("a zombie", A_SECOND, || {
-            look(pid).filter(|p| p.state == 'Z')
-        });
+        let zombie = eventually("a zombie", SOON, || look(pid).filter(|p| p.state == 'Z'));
         let zombie = zombie.expect("not yet waited for");
         assert_eq!(zombie.args, "[sleep] <defunct>");
         assert_eq!(zombie.wchan, "-");
@@ -283,7 +282,7 @@ mod tests {
             .spawn()
             .expect("sh");
         let pid = shell.id() as i32;
-        let both = eventually("two children", A_SECOND, || {
+        let both = eventually("two children", SOON, || {
             Some(children(pid)).filter(|c| c.iter().filter(|p| p.comm == "sleep").count() == 2)
         });
         let both = both.expect("sh has started them");
@@ -305,7 +304,7 @@ mod tests {
     fn processor_time_grows_while_it_is_used() {
         let me = std::process::id() as i32;
         let before = cpu_time(me).expect("alive");
-        eventually("30 ms of processor time", A_SECOND, || {
+        eventually("30 ms of processor time", SOON, || {
             std::hint::black_box((0..100_000).fold(0_u64, u64::wrapping_add));
             cpu_time(me).filter(|now| *now >= before + Duration::from_millis(30))
         })

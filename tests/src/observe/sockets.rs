@@ -238,7 +238,9 @@ mod tests {
             .find(|s| s.local == server && s.remote.port() == 0);
         assert!(listening.is_some_and(|s| s.state == State::Listen && s.inode > 0));
         assert_eq!(between(&all, client, server).len(), 2);
-        assert_eq!(with_port(&all, server.port()).len(), 3);
+        // Others on this machine may use the same number elsewhere.
+        let ours = with_port(&all, server.port());
+        assert!(ours.len() >= 3 && between(&ours, server, client).len() == 2);
 
         let (far, _) = listener.accept().expect("it is queued");
         near.write_all(b"hello").expect("room");
