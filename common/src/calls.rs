@@ -15,8 +15,8 @@
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
@@ -39,7 +39,7 @@ pub fn trace(on: bool) {
 /// Sends records to `fd` from now on (`--events-fd`). Errors: EBADF if it is not open.
 pub fn record_to(fd: RawFd) -> nix::Result<()> {
     let sink = Sink::over(fd)?;
-    *EVENTS.lock().expect("no panic while it is held") = Some(sink);
+    *events() = Some(sink);
     WATCHED.store(true, Ordering::Relaxed);
     Ok(())
 }
@@ -150,6 +150,13 @@ pub fn try_write(fd: impl AsFd, bytes: &[u8]) -> nix::Result<usize> {
     })
 }
 
+/// close(2). The descriptor is gone whatever it returns.
+pub fn close(fd: OwnedFd) {
+    let number = fd.as_raw_fd();
+    // Linux reports errors of earlier writes here, which a socket has reported before.
+    let _ = at_once("close", number, || nix::unistd::close(fd));
+}
+
 #[cold]
 fn entered(call: &str, fd: RawFd) {
     log::trace!(target: TARGET, "{call}({}) ...", Descriptor(fd));
@@ -166,8 +173,8 @@ fn returned(call: &str, fd: RawFd, result: nix::Result<i64>) {
 }
 
 fn record(phase: &str, call: &str, fd: RawFd, result: nix::Result<i64>) {
-    let mut events = EVENTS.lock().expect("no panic while it is held");
-    let Some(sink) = events.as_mut() else { return };
+    let mut guard = events();
+    let Some(sink) = guard.as_mut() else { return };
     let lost = sink.take_dropped();
     if lost > 0
         && sink
@@ -180,6 +187,10 @@ fn record(phase: &str, call: &str, fd: RawFd, result: nix::Result<i64>) {
     }
     // If it does not fit it has been counted.
     let _ = sink.line(line(phase, call, fd, result).as_bytes());
+}
+
+fn events() -> MutexGuard<'static, Option<Sink>> {
+    EVENTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn line(phase: &str, call: &str, fd: RawFd, result: nix::Result<i64>) -> String {
@@ -259,6 +270,6 @@ mod tests {
             .expect("a number");
         let torn = 5000 - first - count;
         assert!(torn <= 1, "{first} read, {count} lost");
-        *EVENTS.lock().expect("no panic while it is held") = None;
+        *events() = None;
     }
 }

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(sink.take_dropped(), 0);
 
         let mut all = Vec::new();
-        let mut buffer = [0; 65536];
+        let mut buffer = vec![0; 65536];
         let n = read(&reader, &mut buffer).expect("the lines");
         all.extend_from_slice(&buffer[..n]);
         sink.line(b"after\n").expect("room again");

@@ -1,2 +1,74 @@
-//! TCP echo server.
-fn main() {}
+//! TCP echo server: parse, log, listen, signals, ready, serve, exit code.
+
+use clap::Parser;
+use nix::libc::STDOUT_FILENO;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tcpecho_common::ready::Ready;
+use tcpecho_common::sink::Sink;
+use tcpecho_common::{Exit, calls, logging};
+use tcpechod::cli::{Cli, Config};
+use tcpechod::counters::Counters;
+use tcpechod::failure::Failure;
+use tcpechod::listener::Listener;
+use tcpechod::models::{self, Server};
+use tcpechod::signals;
+
+fn main() -> Exit {
+    let config = match Cli::parse().config() {
+        Ok(config) => config,
+        Err(usage) => usage.exit(),
+    };
+    logging::start(config.verbosity, config.model.name());
+    match run(config) {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            logging::say("tcpechod", failure);
+            Exit::Failed
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), Failure> {
+    if let Some(fd) = config.events_fd {
+        calls::record_to(fd).map_err(|errno| {
+            Failure::new(format!("cannot write events to descriptor {fd}"), errno)
+        })?;
+    }
+    raise_descriptor_limit();
+    let listener = Listener::open(&config)?;
+    let counters = Counters::shared()?;
+    signals::install(models::wake(config.model), config.sigpipe)?;
+    announce(&listener, &config);
+    models::serve(Server {
+        listener,
+        config,
+        counters,
+    })
+}
+
+/// Soft limit up to the hard one: a server's connections are descriptors.
+fn raise_descriptor_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        log::debug!("raised the limit of descriptors from {soft} to {hard}");
+    } else {
+        log::debug!("at most {soft} descriptors");
+    }
+}
+
+/// The ready line. A stdout that nobody reads is no reason not to serve.
+fn announce(listener: &Listener, config: &Config) {
+    let ready = Ready {
+        address: listener.address(),
+        model: config.model,
+        pid: std::process::id(),
+    };
+    let told =
+        Sink::over(STDOUT_FILENO).and_then(|mut out| out.line(format!("{ready}\n").as_bytes()));
+    if let Err(errno) = told {
+        log::warn!("the ready line could not be printed: {errno}");
+    }
+    log::info!("{ready}");
+}

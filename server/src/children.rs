@@ -1,0 +1,129 @@
+//! The children of a forking server: counting them, reaping them, ending them.
+//!
+//! Reaping is done by the accept loop when SIGCHLD has interrupted it, not in the handler: there
+//! the log and the table of children would be out of bounds (signal-safety(7)).
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tcpecho_common::{Mistake, calls};
+
+use crate::cli::Config;
+use crate::signals;
+
+/// How long after the grace children that have not ended are killed: they reset what is stuck by
+/// themselves at the end of the grace, and need a moment for it.
+const AFTER_GRACE: Duration = Duration::from_millis(500);
+
+/// The living children, and those nobody has waited for.
+#[derive(Debug, Default)]
+pub struct Children {
+    alive: HashSet<Pid>,
+    reaped: u64,
+}
+
+impl Children {
+    /// A child has been forked.
+    pub fn add(&mut self, pid: Pid) {
+        self.alive.insert(pid);
+    }
+
+    /// Children not waited for yet.
+    pub fn count(&self) -> usize {
+        self.alive.len()
+    }
+
+    /// Children waited for, so far.
+    pub fn reaped(&self) -> u64 {
+        self.reaped
+    }
+
+    /// Waits for every child that has ended; signals do not queue, so one SIGCHLD may stand for
+    /// several (UNP 5.10). Returns how many of ours there were.
+    pub fn reap(&mut self, config: &Config) -> u64 {
+        if config.commits(Mistake::NoReaper) {
+            return 0;
+        }
+        let before = self.reaped;
+        while self.wait(WaitPidFlag::WNOHANG) && !config.commits(Mistake::WaitOnce) {}
+        self.reaped - before
+    }
+
+    /// Tells all children to stop and waits until they have; kills those that have not after the
+    /// grace, or at the second SIGTERM. Returns how many had to be killed.
+    pub fn end(&mut self, grace: Duration) -> usize {
+        self.signal(Signal::SIGTERM);
+        let deadline = signals::deadline(grace).unwrap_or_else(Instant::now) + AFTER_GRACE;
+        // The timer of a stopping server interrupts this wait, so the deadline is looked at.
+        while !self.alive.is_empty() && !signals::pending().now && Instant::now() < deadline {
+            self.wait(WaitPidFlag::empty());
+        }
+        let killed = self.alive.len();
+        if killed > 0 {
+            self.signal(Signal::SIGKILL);
+            while !self.alive.is_empty() {
+                self.wait(WaitPidFlag::empty());
+            }
+        }
+        killed
+    }
+
+    /// Only children that have not been waited for: their pids cannot belong to anybody else.
+    fn signal(&self, signal: Signal) {
+        for pid in &self.alive {
+            // ESRCH cannot be, and whatever else: it is killed later.
+            let _ = kill(*pid, signal);
+        }
+    }
+
+    /// One wait. False if there was nothing to wait for now, or a signal interrupted it.
+    fn wait(&mut self, flags: WaitPidFlag) -> bool {
+        let mut status = WaitStatus::StillAlive;
+        let call = || {
+            status = waitpid(None, Some(flags))?;
+            Ok(status.pid().unwrap_or(Pid::from_raw(0)))
+        };
+        let waited = if flags.contains(WaitPidFlag::WNOHANG) {
+            calls::at_once("waitpid", -1, call)
+        } else {
+            calls::may_block("waitpid", -1, call)
+        };
+        if waited == Err(Errno::ECHILD) {
+            self.alive.clear();
+        }
+        let ended = status.pid();
+        if let Some(pid) = ended {
+            self.ended(pid, status);
+        }
+        ended.is_some()
+    }
+
+    fn ended(&mut self, pid: Pid, status: WaitStatus) {
+        // Not one of ours: as process 1 we inherit other people's orphans.
+        if !self.alive.remove(&pid) {
+            return;
+        }
+        self.reaped += 1;
+        match status {
+            WaitStatus::Signaled(_, signal, _) => {
+                log::info!("reaped child {pid}: killed by {signal}");
+            }
+            WaitStatus::Exited(_, 0) => log::info!("reaped child {pid}"),
+            other => log::warn!("reaped child {pid}: {other:?}"),
+        }
+    }
+}
+
+/// Ends a forked child at once: nothing of the parent's is flushed or run a second time.
+pub fn leave() -> ! {
+    #[expect(unsafe_code)]
+    // SAFETY: it ends the process and touches nothing.
+    unsafe {
+        libc::_exit(0)
+    }
+}

@@ -1,0 +1,230 @@
+//! The command line: flags to [`Config`]. Contradictions are rejected here; nothing is done here.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+use tcpecho_common::logging::Verbosity;
+use tcpecho_common::model::Serves;
+use tcpecho_common::{Mistake, Model, defaults, units};
+
+/// TCP echo server whose concurrency model is a command-line flag
+///
+/// When it can accept, it prints one line on stdout: `listening on ADDR:PORT ...`. Everything else
+/// goes to stderr. SIGTERM or SIGINT lets connections have what they are owed, then ends it; a
+/// second one ends it now. SIGUSR1 prints a status table.
+#[derive(Debug, Parser)]
+#[command(name = "tcpechod", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// Port to listen on; 0 lets the kernel choose
+    #[arg(value_name = "PORT", value_parser = units::listen_port)]
+    positional_port: Option<u16>,
+
+    /// Port to listen on, as a flag [default: 9877]
+    #[arg(short, long, value_name = "PORT", value_parser = units::listen_port, conflicts_with = "positional_port")]
+    port: Option<u16>,
+
+    /// Address to listen on [default: every address of this machine, IPv6 and IPv4]
+    #[arg(short, long, value_name = "ADDR", value_parser = address)]
+    bind: Option<IpAddr>,
+
+    /// How many clients are served at once, and by what
+    #[arg(short, long, value_enum, default_value_t = Model::Reactor)]
+    model: Model,
+
+    /// Completed connections the kernel queues for accept (listen(2); Linux queues one more)
+    #[arg(long, value_name = "N", default_value_t = defaults::BACKLOG, value_parser = clap::value_parser!(u16).range(0..=4096))]
+    backlog: u16,
+
+    /// Serve at most N connections at a time; the others wait in the backlog
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: Option<u32>,
+
+    /// Close a connection on which no byte has moved either way for this long, give or take an eighth [default: never]
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    idle_timeout: Option<Duration>,
+
+    /// After SIGTERM, how long connections may take to get what they are owed
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration_or_zero)]
+    grace: Duration,
+
+    /// What a write to a connection that was reset does
+    #[arg(long, value_enum, default_value_t = Sigpipe::Ignore)]
+    sigpipe: Sigpipe,
+
+    /// Commit a classic mistake on purpose
+    #[arg(long, value_enum, value_name = "NAME")]
+    mistake: Option<Mistake>,
+
+    /// Write a record of every system call to this open descriptor (for tcpecho-lab)
+    #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..))]
+    events_fd: Option<RawFd>,
+
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  tcpechod                          reactor on port 9877
+  tcpechod 8990 --model fork -v     a process per client, and what becomes of each
+  tcpechod 0 --bind 127.0.0.1       a free port of the kernel's choice, loopback only
+  tcpechod -vvv                     one line per system call
+
+Times take ms, s or m: 250ms, 5s, 2m. Exit codes: 0 done, 1 failed, 2 usage.";
+
+/// What to do about SIGPIPE, the signal for writing to a connection that has been reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sigpipe {
+    /// The write fails with EPIPE and only that connection ends
+    Ignore,
+    /// The signal kills the process, as it does any C program that has not thought of it (UNP 5.13)
+    Default,
+}
+
+/// What the server shall do, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The port to bind; 0 = the kernel's choice.
+    pub port: u16,
+    /// The address to bind; None = all, dual-stack.
+    pub bind: Option<IpAddr>,
+    /// The concurrency model.
+    pub model: Model,
+    /// Of listen(2).
+    pub backlog: u16,
+    /// Accept no more than this many at a time.
+    pub max_connections: usize,
+    /// Close connections without progress after this long.
+    pub idle_timeout: Option<Duration>,
+    /// How long SIGTERM waits.
+    pub grace: Duration,
+    /// Disposition of SIGPIPE.
+    pub sigpipe: Sigpipe,
+    /// The mistake to commit.
+    pub mistake: Option<Mistake>,
+    /// Where records of system calls go.
+    pub events_fd: Option<RawFd>,
+    /// How much to log.
+    pub verbosity: Verbosity,
+}
+
+impl Config {
+    /// Is this mistake to be committed?
+    pub fn commits(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+}
+
+impl Cli {
+    /// The checked configuration. Errors: flags that contradict each other.
+    pub fn config(self) -> Result<Config, clap::Error> {
+        self.check()
+            .map_err(|text| Self::command().error(ErrorKind::ArgumentConflict, text))?;
+        Ok(Config {
+            port: self.positional_port.or(self.port).unwrap_or(defaults::PORT),
+            bind: self.bind,
+            model: self.model,
+            backlog: self.backlog,
+            max_connections: self.max_connections.map_or(usize::MAX, |n| n as usize),
+            idle_timeout: self.idle_timeout,
+            grace: self.grace,
+            sigpipe: self.sigpipe,
+            mistake: self.mistake,
+            events_fd: self.events_fd,
+            verbosity: self.verbosity,
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let model = self.model;
+        if model.serves() == Serves::One && self.max_connections.is_some() {
+            return Err(format!(
+                "--max-connections makes no sense with --model {model}, which serves one client at a time"
+            ));
+        }
+        if let Some(mistake) = self
+            .mistake
+            .filter(|mistake| !mistake.models().contains(&model))
+        {
+            let models: Vec<_> = mistake.models().iter().map(|model| model.name()).collect();
+            return Err(format!(
+                "--mistake {mistake} cannot be made with --model {model}, only with {}",
+                models.join(", ")
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// An address, with or without the brackets of a URL.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|t| t.strip_suffix(']'))
+        .unwrap_or(text);
+    match bare {
+        "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
+        "*" => Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        _ => bare
+            .parse()
+            .map_err(|_| "an IP address of this machine, such as 127.0.0.1 or ::1".to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(line: &str) -> Result<Config, clap::Error> {
+        Cli::try_parse_from(std::iter::once("tcpechod").chain(line.split_whitespace()))?.config()
+    }
+
+    #[test]
+    fn the_declaration_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_port_may_be_positional_or_a_flag_but_not_both() {
+        assert_eq!(config("").map(|c| c.port).ok(), Some(defaults::PORT));
+        assert_eq!(config("0").map(|c| c.port).ok(), Some(0));
+        assert_eq!(config("-p 8990").map(|c| c.port).ok(), Some(8990));
+        assert!(config("1 --port 2").is_err());
+        assert!(config("65536").is_err());
+        assert!(config("+80").is_err());
+    }
+
+    #[test]
+    fn the_grace_shown_in_help_is_the_default() {
+        assert_eq!(config("").map(|c| c.grace).ok(), Some(defaults::GRACE));
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors() {
+        for line in [
+            "--model iterative --max-connections 3",
+            "--mistake no-reaper",
+            "--model thread --mistake wait-once",
+            "--backlog 4097",
+            "--max-connections 0",
+            "--idle-timeout 0",
+            "-v -q",
+        ] {
+            let error = config(line).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        assert!(config("--model fork --mistake no-reaper --max-connections 3").is_ok());
+    }
+
+    #[test]
+    fn addresses_may_have_brackets() {
+        assert_eq!(
+            config("--bind [::1]").ok().and_then(|c| c.bind),
+            "::1".parse().ok()
+        );
+        assert!(config("--bind nowhere").is_err());
+    }
+}

@@ -1,0 +1,509 @@
+//! The readiness echo of one connection: what to do when a socket is ready, and what to wait for
+//! next. It knows no poller; select, poll and a reactor drive it alike, level- or edge-triggered.
+//!
+//! An idle connection owns no buffer. Bytes are read into one buffer shared by all connections of
+//! a loop and written at once; only what the peer does not take is kept, and while it is kept
+//! nothing more is read. So a peer that never reads costs what one read brought, at most
+//! [`WINDOW`]; and all of them together little more than [`HELD_IN_FULL`], past which reads shrink
+//! to [`SMALL_WINDOW`].
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use tcpecho_common::calls;
+
+use crate::end::End;
+use crate::socket;
+
+/// The most one read brings, and the most one connection may move per turn.
+pub const WINDOW: usize = 256 * 1024;
+
+/// The most one read brings while more than [`HELD_IN_FULL`] is held.
+pub const SMALL_WINDOW: usize = 4 * 1024;
+
+/// Bytes held for all peers of a loop, from which on reads are small.
+pub const HELD_IN_FULL: usize = 64 * 1024 * 1024;
+
+/// What all connections of one loop share.
+#[derive(Debug)]
+pub struct Shared {
+    buffer: Box<[u8]>,
+    held: usize,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            buffer: vec![0; WINDOW].into_boxed_slice(),
+            held: 0,
+        }
+    }
+}
+
+impl Shared {
+    /// Bytes held for peers that do not take them.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
+    fn window(&mut self) -> &mut [u8] {
+        let size = if self.held > HELD_IN_FULL {
+            SMALL_WINDOW
+        } else {
+            WINDOW
+        };
+        &mut self.buffer[..size]
+    }
+}
+
+/// A non-blocking stream, as far as an echo needs one.
+pub trait Stream {
+    /// read(2); EAGAIN if there is nothing.
+    fn read(&mut self, buffer: &mut [u8]) -> nix::Result<usize>;
+    /// write(2); EAGAIN if there is no room.
+    fn write(&mut self, bytes: &[u8]) -> nix::Result<usize>;
+    /// Sends our FIN.
+    fn shutdown_write(&mut self);
+    /// Bytes received that have not been read.
+    fn unread(&self) -> usize;
+    /// Bytes written (and our FIN) that the peer has not acknowledged.
+    fn unacknowledged(&self) -> usize;
+}
+
+impl Stream for BorrowedFd<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> nix::Result<usize> {
+        calls::try_read(*self, buffer)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> nix::Result<usize> {
+        calls::try_write(*self, bytes)
+    }
+
+    fn shutdown_write(&mut self) {
+        socket::shutdown_write(*self);
+    }
+
+    fn unread(&self) -> usize {
+        socket::unread(*self)
+    }
+
+    fn unacknowledged(&self) -> usize {
+        socket::unacknowledged(*self)
+    }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wants {
+    /// Wake me when it is readable.
+    pub read: bool,
+    /// Wake me when it is writable.
+    pub write: bool,
+}
+
+const TO_READ: Turn = Turn::Wait(Wants {
+    read: true,
+    write: false,
+});
+const TO_WRITE: Turn = Turn::Wait(Wants {
+    read: false,
+    write: true,
+});
+
+/// What becomes of a connection after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It has had its share and may have more to do: give it another turn after the others.
+    Again,
+    /// Wait until it is ready for one of these.
+    Wait(Wants),
+    /// It is over: close it.
+    Done(End),
+}
+
+/// The echo of one connection.
+#[derive(Debug, Default)]
+pub struct EchoConn {
+    /// What the peer has not taken yet. Boxed, so that an idle connection has a pointer only.
+    remainder: Option<Box<Remainder>>,
+    echoed: u64,
+    /// In the phase [`Phase::Owed`]: this much is still to be read and echoed.
+    owed: u32,
+    /// Bytes that were read and could not be written because the connection had failed.
+    lost: u32,
+    phase: Phase,
+    /// Read until EAGAIN, even where a short read would do.
+    drain: bool,
+    /// Ticks of the idle clock since a byte moved.
+    quiet: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Echoing,
+    /// The server stops; what the peer is owed is still to be echoed.
+    Owed,
+    /// Our FIN is sent; what comes is thrown away until the peer has everything.
+    Lingering,
+}
+
+#[derive(Debug)]
+struct Remainder {
+    bytes: Box<[u8]>,
+    written: usize,
+}
+
+impl EchoConn {
+    /// Bytes written back.
+    pub fn echoed(&self) -> u64 {
+        self.echoed
+    }
+
+    /// Bytes read and not yet written back.
+    pub fn pending(&self) -> u64 {
+        self.remainder
+            .as_ref()
+            .map_or(0, |r| (r.bytes.len() - r.written) as u64)
+    }
+
+    /// A tick of the idle clock. Returns for how many ticks in a row no byte has moved either way.
+    pub fn tick(&mut self) -> u8 {
+        self.quiet = self.quiet.saturating_add(1);
+        self.quiet
+    }
+
+    /// The event said more than "readable": the peer has closed its side, or sent urgent data. A
+    /// read stops at the urgent mark, so a short one does not mean that there is no more.
+    pub fn drain(&mut self) {
+        self.drain = true;
+    }
+
+    /// The server stops. The connection is owed its remainder and what the kernel has received for
+    /// it by now; the next turns see to that.
+    pub fn stop(&mut self, stream: &impl Stream) {
+        if self.phase == Phase::Echoing {
+            self.phase = Phase::Owed;
+            self.owed = u32::try_from(stream.unread()).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// One turn: flush, then read and echo, up to [`WINDOW`] bytes. Call it when the stream may be
+    /// ready; a call too many costs a system call and nothing else.
+    pub fn turn(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Turn {
+        self.step(stream, shared).unwrap_or_else(Turn::Done)
+    }
+
+    /// The connection is being closed: frees what the peer has not taken. Returns how many bytes
+    /// had been read and are lost.
+    pub fn close(&mut self, shared: &mut Shared) -> u64 {
+        let lost = u64::from(self.lost) + self.pending();
+        if let Some(remainder) = self.remainder.take() {
+            shared.held -= remainder.bytes.len();
+        }
+        lost
+    }
+
+    fn step(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Result<Turn, End> {
+        if self.remainder.is_some() {
+            if !self.flush(stream, shared)? {
+                return Ok(TO_WRITE);
+            }
+            // Whatever edge came while reading was suspended has been used up.
+            self.drain = true;
+        }
+        let mut budget = WINDOW;
+        while budget > 0 {
+            self.next_phase(stream)?;
+            let window = self.window(shared);
+            let size = window.len();
+            let n = match stream.read(window) {
+                Ok(0) => return Err(self.end_of_stream()),
+                Ok(n) => n,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => {
+                    self.drain = false;
+                    return Ok(TO_READ);
+                }
+                Err(errno) => return Err(End::Failed(errno)),
+            };
+            budget = budget.saturating_sub(n);
+            self.quiet = 0;
+            if self.phase != Phase::Lingering && !self.answer(stream, shared, n)? {
+                return Ok(TO_WRITE);
+            }
+            if n < size && !self.drain && self.phase == Phase::Echoing {
+                return Ok(TO_READ);
+            }
+        }
+        Ok(Turn::Again)
+    }
+
+    /// Nothing is pending; where the server stops, is there still something to do?
+    fn next_phase(&mut self, stream: &mut impl Stream) -> Result<(), End> {
+        match self.phase {
+            Phase::Owed if self.owed == 0 && stream.unacknowledged() > 0 => {
+                // Closing while echoes are under way and input may still come would send an RST,
+                // which destroys them: our FIN first, and listen until they have arrived.
+                stream.shutdown_write();
+                self.phase = Phase::Lingering;
+                Ok(())
+            }
+            Phase::Owed if self.owed == 0 => Err(End::Stopped),
+            Phase::Lingering if stream.unacknowledged() == 0 => Err(End::Stopped),
+            _ => Ok(()),
+        }
+    }
+
+    fn window<'a>(&self, shared: &'a mut Shared) -> &'a mut [u8] {
+        let window = shared.window();
+        let most = if self.phase == Phase::Owed {
+            self.owed as usize
+        } else {
+            usize::MAX
+        };
+        let size = window.len().min(most);
+        &mut window[..size]
+    }
+
+    fn end_of_stream(&self) -> End {
+        if self.phase == Phase::Lingering {
+            End::Stopped
+        } else {
+            End::Fin
+        }
+    }
+
+    /// Writes the first `n` bytes of the shared buffer; keeps what does not go. True if all went.
+    fn answer(
+        &mut self,
+        stream: &mut impl Stream,
+        shared: &mut Shared,
+        n: usize,
+    ) -> Result<bool, End> {
+        self.owed = self.owed.saturating_sub(n as u32);
+        let mut written = 0;
+        while written < n {
+            match stream.write(&shared.buffer[written..n]) {
+                Ok(more) => {
+                    written += more;
+                    self.echoed += more as u64;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let bytes = Box::from(&shared.buffer[written..n]);
+                    shared.held += n - written;
+                    self.remainder = Some(Box::new(Remainder { bytes, written: 0 }));
+                    return Ok(false);
+                }
+                Err(errno) => {
+                    self.lost = (n - written) as u32;
+                    return Err(End::Failed(errno));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes the remainder, as far as it goes. True if nothing is left of it.
+    fn flush(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Result<bool, End> {
+        let Some(remainder) = self.remainder.as_mut() else {
+            return Ok(true);
+        };
+        while remainder.written < remainder.bytes.len() {
+            match stream.write(&remainder.bytes[remainder.written..]) {
+                Ok(n) => {
+                    remainder.written += n;
+                    self.echoed += n as u64;
+                    self.quiet = 0;
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(false),
+                Err(errno) => return Err(End::Failed(errno)),
+            }
+        }
+        shared.held -= remainder.bytes.len();
+        self.remainder = None;
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// A peer as the kernel shows it: reads come as scripted, writes go while there is room.
+    #[derive(Default)]
+    struct Peer {
+        input: VecDeque<nix::Result<Vec<u8>>>,
+        room: usize,
+        output: Vec<u8>,
+        write_fails: Option<Errno>,
+        fin_sent: bool,
+        unacknowledged: usize,
+        reads: usize,
+    }
+
+    impl Peer {
+        fn sends(chunks: &[&[u8]]) -> Self {
+            let input = chunks.iter().map(|chunk| Ok(chunk.to_vec())).collect();
+            Self {
+                input,
+                room: usize::MAX,
+                ..Self::default()
+            }
+        }
+
+        fn turn(&mut self, conn: &mut EchoConn, shared: &mut Shared) -> Turn {
+            conn.turn(self, shared)
+        }
+    }
+
+    impl Stream for Peer {
+        fn read(&mut self, buffer: &mut [u8]) -> nix::Result<usize> {
+            self.reads += 1;
+            let mut chunk = self.input.pop_front().unwrap_or(Err(Errno::EAGAIN))?;
+            let n = chunk.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&chunk[..n]);
+            if n < chunk.len() {
+                self.input.push_front(Ok(chunk.split_off(n)));
+            }
+            Ok(n)
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> nix::Result<usize> {
+            if let Some(errno) = self.write_fails {
+                return Err(errno);
+            }
+            let n = bytes.len().min(self.room);
+            if n == 0 {
+                return Err(Errno::EAGAIN);
+            }
+            self.room -= n;
+            self.output.extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn shutdown_write(&mut self) {
+            self.fin_sent = true;
+            self.unacknowledged += 1;
+        }
+
+        fn unread(&self) -> usize {
+            self.input.iter().flatten().map(Vec::len).sum()
+        }
+
+        fn unacknowledged(&self) -> usize {
+            self.unacknowledged
+        }
+    }
+
+    #[test]
+    fn a_short_read_ends_the_turn_without_asking_again() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"hello"]);
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+        assert_eq!((peer.reads, peer.output.as_slice()), (1, &b"hello"[..]));
+    }
+
+    #[test]
+    fn after_a_hint_it_reads_until_there_is_no_more() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"abc", b"efg"]);
+        conn.drain();
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+        assert_eq!((peer.reads, peer.output.as_slice()), (3, &b"abcefg"[..]));
+    }
+
+    #[test]
+    fn a_firehose_gets_one_window_per_turn() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[&vec![7; 3 * WINDOW]]);
+        assert_eq!(peer.turn(&mut conn, &mut shared), Turn::Again);
+        assert_eq!(peer.output.len(), WINDOW);
+    }
+
+    #[test]
+    fn what_the_peer_does_not_take_is_kept_and_nothing_more_is_read() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"abcdef", b"ghi", b""]);
+        peer.room = 2;
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_WRITE);
+        assert_eq!((conn.pending(), shared.held()), (4, 4));
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_WRITE);
+        assert_eq!(peer.reads, 1);
+        peer.room = usize::MAX;
+        assert_eq!(peer.turn(&mut conn, &mut shared), Turn::Done(End::Fin));
+        assert_eq!(peer.output, b"abcdefghi");
+        assert_eq!(
+            (conn.echoed(), conn.close(&mut shared), shared.held()),
+            (9, 0, 0)
+        );
+    }
+
+    #[test]
+    fn reads_shrink_when_much_is_held() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        shared.held = HELD_IN_FULL + 1;
+        let mut peer = Peer::sends(&[&vec![7; WINDOW]]);
+        peer.room = 0;
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_WRITE);
+        assert_eq!(conn.pending(), SMALL_WINDOW as u64);
+    }
+
+    #[test]
+    fn a_failed_write_ends_it_and_says_what_is_lost() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"abc"]);
+        peer.write_fails = Some(Errno::EPIPE);
+        assert_eq!(
+            peer.turn(&mut conn, &mut shared),
+            Turn::Done(End::Failed(Errno::EPIPE))
+        );
+        assert_eq!((conn.close(&mut shared), shared.held()), (3, 0));
+    }
+
+    #[test]
+    fn interruptions_change_nothing() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[]);
+        peer.input.extend([Err(Errno::EINTR), Ok(b"abc".to_vec())]);
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+        assert_eq!(peer.output, b"abc");
+    }
+
+    #[test]
+    fn a_stopping_server_echoes_what_was_there_and_no_more() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"owed"]);
+        conn.stop(&peer);
+        peer.input.push_back(Ok(b"too late".to_vec()));
+        peer.unacknowledged = 4;
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+        assert_eq!(
+            (peer.output.as_slice(), peer.fin_sent),
+            (&b"owed"[..], true)
+        );
+        peer.unacknowledged = 0;
+        assert_eq!(peer.turn(&mut conn, &mut shared), Turn::Done(End::Stopped));
+    }
+
+    #[test]
+    fn a_stopping_server_closes_at_once_where_nothing_is_owed() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[]);
+        conn.stop(&peer);
+        assert_eq!(peer.turn(&mut conn, &mut shared), Turn::Done(End::Stopped));
+        assert!(!peer.fin_sent, "close alone sends the FIN");
+    }
+
+    #[test]
+    fn ticks_count_since_the_last_byte() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"a"]);
+        assert_eq!((conn.tick(), conn.tick()), (1, 2));
+        peer.turn(&mut conn, &mut shared);
+        assert_eq!(conn.tick(), 1);
+    }
+}

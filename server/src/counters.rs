@@ -1,0 +1,211 @@
+//! What the server has done so far, for SIGUSR1 and for the last words.
+//!
+//! The counters live in one anonymous shared mapping, so that forked children count where their
+//! parent reads. Bytes are counted in slots of a cache line each: two children that echo at the
+//! same time do not fight over one line.
+
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::ops::Add;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use tcpecho_common::{Model, logging};
+
+use crate::failure::Failure;
+
+const SLOTS: usize = 64;
+
+/// The counters of all processes and threads of one server.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Connections that have ended.
+    pub closed: AtomicU64,
+    /// Connections closed at once because there was no process or thread to serve them.
+    pub refused: AtomicU64,
+    lost_before_stop: AtomicU64,
+    tallies: [Tally; SLOTS],
+}
+
+/// Bytes of some of the connections.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Tally {
+    received: AtomicU64,
+    echoed: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Tally {
+    /// These bytes were read from a client.
+    pub fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// These bytes were written back.
+    pub fn echoed(&self, bytes: usize) {
+        self.echoed.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// These bytes had been read when the connection ended, and were never written.
+    pub fn lost(&self, bytes: u64) {
+        self.lost.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// Sums of bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Read from clients.
+    pub received: u64,
+    /// Written back.
+    pub echoed: u64,
+    /// Read from clients that then failed.
+    pub lost: u64,
+}
+
+impl Bytes {
+    /// Read, and still to be written.
+    pub fn pending(self) -> u64 {
+        self.received
+            .saturating_sub(self.echoed)
+            .saturating_sub(self.lost)
+    }
+}
+
+impl Counters {
+    /// Maps them; the mapping lives as long as the process. Errors: ENOMEM.
+    pub fn shared() -> Result<&'static Self, Failure> {
+        const SIZE: NonZeroUsize = NonZeroUsize::new(size_of::<Counters>()).expect("it has fields");
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        #[expect(unsafe_code)]
+        // SAFETY: a fresh mapping of the right size, page-aligned, never unmapped; the kernel
+        // fills it with zeros, and zeros are valid counters.
+        unsafe {
+            mmap_anonymous(None, SIZE, protection, MapFlags::MAP_SHARED)
+                .map(|start| start.cast::<Self>().as_ref())
+                .map_err(|errno| Failure::new("cannot map the shared counters", errno))
+        }
+    }
+
+    /// Where the n-th connection (or worker) counts its bytes.
+    pub fn tally(&self, n: u64) -> &Tally {
+        &self.tallies[(n % SLOTS as u64) as usize]
+    }
+
+    /// Bytes so far, over all slots.
+    pub fn bytes(&self) -> Bytes {
+        self.tallies
+            .iter()
+            .fold(Bytes::default(), |sum, tally| Bytes {
+                received: sum.received + tally.received.load(Relaxed),
+                echoed: sum.echoed + tally.echoed.load(Relaxed),
+                lost: sum.lost + tally.lost.load(Relaxed),
+            })
+    }
+
+    /// The server begins to stop.
+    pub fn stopping(&self) {
+        self.lost_before_stop.store(self.bytes().lost, Relaxed);
+        log::info!("stopping: {} connections open", self.open());
+    }
+
+    /// The server has stopped: says what has been received and never echoed, because peers did not
+    /// take it within the grace, or because a second signal cut the grace short.
+    pub fn stopped(&self) {
+        let bytes = self.bytes();
+        let lost = bytes.pending()
+            + bytes
+                .lost
+                .saturating_sub(self.lost_before_stop.load(Relaxed));
+        if lost > 0 {
+            log::warn!("stopped: {lost} bytes received were never echoed");
+        } else {
+            log::info!("stopped");
+        }
+    }
+
+    /// Connections accepted and not ended yet.
+    pub fn open(&self) -> u64 {
+        self.accepted
+            .load(Relaxed)
+            .saturating_sub(self.closed.load(Relaxed))
+    }
+}
+
+impl Add for Bytes {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            echoed: self.echoed + other.echoed,
+            lost: self.lost + other.lost,
+        }
+    }
+}
+
+/// What a model adds to the table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Live {
+    /// Bytes of open connections, where they are counted when one closes.
+    pub bytes: Bytes,
+    /// Children alive and reaped, where there are children.
+    pub children: Option<(usize, u64)>,
+    /// Threads serving a connection, where there are threads.
+    pub threads: Option<usize>,
+}
+
+/// Logs the status table (SIGUSR1).
+pub fn log_status(model: Model, since: Instant, counters: &Counters, live: Live) {
+    log::info!(target: logging::STATUS, "{}", table(model, since, counters, live));
+}
+
+fn table(model: Model, since: Instant, counters: &Counters, live: Live) -> String {
+    let mut text = format!(
+        "status of {model}, pid {}, up {:.1} s",
+        std::process::id(),
+        since.elapsed().as_secs_f64()
+    );
+    let mut row = |name: &str, figures: &[(&str, u64)]| {
+        let _ = write!(text, "\n  {name:<12}");
+        for (label, figure) in figures {
+            let _ = write!(text, " {label} {figure:<10}");
+        }
+    };
+    let [accepted, closed, refused] =
+        [&counters.accepted, &counters.closed, &counters.refused].map(|count| count.load(Relaxed));
+    row(
+        "connections",
+        &[
+            ("open", counters.open()),
+            ("accepted", accepted),
+            ("closed", closed),
+            ("refused", refused),
+        ],
+    );
+    let bytes = counters.bytes() + live.bytes;
+    row(
+        "bytes",
+        &[
+            ("received", bytes.received),
+            ("echoed", bytes.echoed),
+            ("pending", bytes.pending()),
+            ("lost", bytes.lost),
+        ],
+    );
+    if let Some((alive, reaped)) = live.children {
+        row("children", &[("alive", alive as u64), ("reaped", reaped)]);
+    }
+    if let Some(threads) = live.threads {
+        row("threads", &[("serving", threads as u64)]);
+    }
+    text.lines()
+        .map(str::trim_end)
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -1,0 +1,201 @@
+//! The textbook blocking echo of one connection: read, write it back, until the peer's FIN
+//! (UNP 5.3, `str_echo`); with what the textbook leaves out: interruption, idleness, and a server
+//! that is told to stop.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+use tcpecho_common::calls;
+
+use crate::cli::Config;
+use crate::counters::Tally;
+use crate::end::End;
+use crate::{signals, socket};
+
+/// One connection's buffer. 64 KiB costs memory only as far as it is used.
+pub const BUFFER: usize = 64 * 1024;
+
+/// The idle timeout is measured in ticks of this fraction of it.
+const IDLE_TICKS: u32 = 8;
+
+/// When a blocking echo gives up waiting.
+pub struct Policy<'a> {
+    /// Close after this long without a byte moving.
+    pub idle: Option<Duration>,
+    /// How long what is owed may take once the server has been told to stop.
+    pub grace: Duration,
+    /// Called when a signal has interrupted a wait.
+    pub interrupted: &'a mut dyn FnMut(),
+}
+
+impl<'a> Policy<'a> {
+    /// The policy of the command line.
+    pub fn new(config: &Config, interrupted: &'a mut dyn FnMut()) -> Self {
+        Self {
+            idle: config.idle_timeout,
+            grace: config.grace,
+            interrupted,
+        }
+    }
+}
+
+/// Echoes until the connection is over. The caller closes it. Returns why it is over and how many
+/// bytes were echoed.
+pub fn echo<'a>(stream: BorrowedFd<'a>, policy: Policy<'a>, tally: &'a Tally) -> (End, u64) {
+    let mut echo = Echo {
+        stream,
+        policy,
+        tally,
+        echoed: 0,
+        silent_since: None,
+    };
+    echo.measure_idleness();
+    let end = echo.serve(&mut vec![0; BUFFER]);
+    (end, echo.echoed)
+}
+
+struct Echo<'a> {
+    stream: BorrowedFd<'a>,
+    policy: Policy<'a>,
+    tally: &'a Tally,
+    echoed: u64,
+    /// Since when no byte has moved; known from the first tick on, so that a busy connection never
+    /// asks for the time.
+    silent_since: Option<Instant>,
+}
+
+impl Echo<'_> {
+    fn serve(&mut self, buffer: &mut [u8]) -> End {
+        while !signals::stopping() {
+            match calls::read(self.stream, buffer) {
+                Ok(0) => return End::Fin,
+                Ok(n) => {
+                    if let Err(end) = self.answer(&buffer[..n]) {
+                        return end;
+                    }
+                }
+                Err(errno) => {
+                    if let Err(end) = self.waited(errno) {
+                        return end;
+                    }
+                }
+            }
+        }
+        self.last_words(buffer)
+    }
+
+    fn answer(&mut self, bytes: &[u8]) -> Result<(), End> {
+        self.silent_since = None;
+        self.tally.received(bytes.len());
+        let before = self.echoed;
+        self.write_all(bytes)
+            .inspect_err(|_| self.tally.lost(bytes.len() as u64 - (self.echoed - before)))
+    }
+
+    /// UNP 3.9, `writen`: a write may take less than it was given.
+    fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), End> {
+        while !bytes.is_empty() {
+            match calls::write(self.stream, bytes) {
+                Ok(n) => {
+                    self.echoed += n as u64;
+                    self.tally.echoed(n);
+                    self.silent_since = None;
+                    bytes = &bytes[n..];
+                }
+                Err(errno) => self.waited(errno)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The server stops: the peer gets what it had sent by now, then our FIN, and is listened to
+    /// until it has everything. Closing with input unread would send an RST instead, which
+    /// destroys echoes on their way.
+    fn last_words(&mut self, buffer: &mut [u8]) -> End {
+        let mut owed = socket::unread(self.stream);
+        while owed > 0 {
+            let most = owed.min(buffer.len());
+            match calls::read(self.stream, &mut buffer[..most]) {
+                Ok(0) => break,
+                Ok(n) => {
+                    owed -= n;
+                    if let Err(end) = self.answer(&buffer[..n]) {
+                        return end;
+                    }
+                }
+                Err(errno) => {
+                    if let Err(end) = self.waited(errno) {
+                        return end;
+                    }
+                }
+            }
+        }
+        if socket::unacknowledged(self.stream) == 0 {
+            return End::Stopped;
+        }
+        socket::shutdown_write(self.stream);
+        self.linger(buffer)
+    }
+
+    fn linger(&mut self, buffer: &mut [u8]) -> End {
+        while socket::unacknowledged(self.stream) > 0 {
+            match calls::read(self.stream, buffer) {
+                Ok(0) => break,
+                Ok(_) => self.silent_since = None,
+                Err(errno) => {
+                    if let Err(end) = self.waited(errno) {
+                        return end;
+                    }
+                }
+            }
+            // A peer that never ends its stream must not keep us past the grace.
+            if self.grace_is_over() {
+                return End::Stuck;
+            }
+        }
+        End::Stopped
+    }
+
+    /// A wait ended without a byte: by a signal, by the tick of the idle timeout, or by an error.
+    fn waited(&mut self, errno: Errno) -> Result<(), End> {
+        match errno {
+            Errno::EINTR => (self.policy.interrupted)(),
+            Errno::EAGAIN => {}
+            _ => return Err(End::Failed(errno)),
+        }
+        if self.grace_is_over() {
+            return Err(End::Stuck);
+        }
+        let Some(idle) = self.policy.idle else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        let since = *self.silent_since.get_or_insert(now);
+        // The tick that has just passed was silent, too.
+        if now.duration_since(since) + idle / IDLE_TICKS >= idle {
+            Err(End::Idle)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn grace_is_over(&self) -> bool {
+        signals::deadline(self.policy.grace).is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// Reads and writes return EAGAIN after a tick, so that idleness is noticed (socket(7),
+    /// `SO_RCVTIMEO`).
+    fn measure_idleness(&self) {
+        let Some(idle) = self.policy.idle else { return };
+        let tick = (idle / IDLE_TICKS).max(Duration::from_millis(1));
+        let tick = TimeVal::new(tick.as_secs() as i64, tick.subsec_micros().into());
+        let set = setsockopt(&self.stream, sockopt::ReceiveTimeout, &tick)
+            .and_then(|()| setsockopt(&self.stream, sockopt::SendTimeout, &tick));
+        if let Err(errno) = set {
+            log::debug!("no idle timeout on this connection: {errno}");
+        }
+    }
+}

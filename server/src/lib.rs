@@ -1,0 +1,18 @@
+//! `tcpechod`: a TCP echo server whose concurrency model is a command-line flag.
+//!
+//! A library with a thin program around it, so that manual pages and tests reach the pieces.
+//! Reading order: [`cli`], [`listener`], [`accept`], then [`echo`] with `models/iterative.rs` and
+//! its neighbours `fork` and `thread`, then [`conn`] with `models/reactor.rs`.
+
+pub mod accept;
+pub mod children;
+pub mod cli;
+pub mod conn;
+pub mod counters;
+pub mod echo;
+pub mod end;
+pub mod failure;
+pub mod listener;
+pub mod models;
+pub mod signals;
+pub mod socket;

@@ -1,0 +1,154 @@
+//! The listening socket: options, bind, listen.
+//!
+//! Made with the calls themselves, because std and mio fix both `SO_REUSEADDR` and the backlog.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr, TcpNoDelay};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
+    listen, setsockopt, socket,
+};
+use tcpecho_common::{Mistake, calls};
+
+use crate::cli::Config;
+use crate::failure::Failure;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Opens the socket of `config`. Without `--bind` it is one dual-stack IPv6 socket on the
+    /// wildcard address, or an IPv4 one where there is no IPv6.
+    pub fn open(config: &Config) -> Result<Self, Failure> {
+        let any = || Self::at(Ipv6Addr::UNSPECIFIED.into(), config);
+        let listener = match config.bind {
+            Some(ip) => Self::at(ip, config),
+            None => match any() {
+                Err((_, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => {
+                    Self::at(Ipv4Addr::UNSPECIFIED.into(), config)
+                }
+                other => other,
+            },
+        };
+        listener.map_err(|(address, errno)| refused(address, errno))
+    }
+
+    /// The address it is bound to, with the port the kernel chose.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on accept returns EAGAIN where it would have waited.
+    pub fn do_not_block(&self) {
+        if let Err(errno) = fcntl(&self.fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)) {
+            log::error!("cannot make the listening socket non-blocking: {errno}");
+        }
+    }
+
+    /// Stops listening: the port is free, connections still queued are reset.
+    pub fn close(self) {
+        calls::close(self.fd);
+    }
+
+    /// In a forked child: closes the child's copy. The child leaves without running destructors.
+    pub fn close_in_child(&self) {
+        let fd = self.fd.as_raw_fd();
+        let _ = calls::at_once("close", fd, || nix::unistd::close(fd));
+    }
+
+    fn at(ip: IpAddr, config: &Config) -> Result<Self, (SocketAddr, Errno)> {
+        let wanted = SocketAddr::new(ip, config.port);
+        let opened = Self::try_at(wanted, config);
+        opened.map_err(|errno| (wanted, errno))
+    }
+
+    fn try_at(wanted: SocketAddr, config: &Config) -> nix::Result<Self> {
+        let family = if wanted.is_ipv6() {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        let fd = calls::at_once("socket", -1, || {
+            socket(
+                family,
+                SockType::Stream,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::Tcp,
+            )
+        })?;
+        if wanted.is_ipv6() {
+            // Whatever net.ipv6.bindv6only says: the wildcard serves IPv4 as well.
+            setsockopt(&fd, Ipv6V6Only, &false)?;
+        }
+        if !config.commits(Mistake::NoReuseaddr) {
+            setsockopt(&fd, ReuseAddr, &true)?;
+        }
+        // Linux hands this on to every accepted socket: an answer never waits for an
+        // acknowledgement (Nagle), and no connection pays a system call for it.
+        setsockopt(&fd, TcpNoDelay, &true)?;
+        calls::at_once("bind", fd.as_raw_fd(), || {
+            bind(fd.as_raw_fd(), &SockaddrStorage::from(wanted))
+        })?;
+        warn_if_cut(config.backlog);
+        calls::at_once("listen", fd.as_raw_fd(), || {
+            listen(&fd, Backlog::new(i32::from(config.backlog))?)
+        })?;
+        let address = bound(&fd).unwrap_or(wanted);
+        Ok(Self { fd, address })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn bound(fd: &OwnedFd) -> Option<SocketAddr> {
+    let storage: SockaddrStorage = getsockname(fd.as_raw_fd()).ok()?;
+    let v4 = storage
+        .as_sockaddr_in()
+        .map(|a| SocketAddr::V4((*a).into()));
+    v4.or_else(|| {
+        storage
+            .as_sockaddr_in6()
+            .map(|a| SocketAddr::V6((*a).into()))
+    })
+}
+
+/// listen(2) shortens the backlog without a word.
+fn warn_if_cut(backlog: u16) {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    if limit.is_some_and(|limit: u64| limit < u64::from(backlog)) {
+        log::warn!(
+            "backlog {backlog} is cut to net.core.somaxconn = {}",
+            limit.unwrap_or_default()
+        );
+    }
+}
+
+fn refused(address: SocketAddr, errno: Errno) -> Failure {
+    let failure = Failure::new(format!("cannot listen on {address}"), errno);
+    let port = address.port();
+    match errno {
+        Errno::EADDRINUSE => failure.hint(format!(
+            "who has it: ss -tanp 'sport = :{port}'; another port: --port N, or 0 for a free one"
+        )),
+        Errno::EACCES => failure.hint("ports below 1024 need privileges: try --port 9877"),
+        Errno::EADDRNOTAVAIL => failure.hint(
+            "no interface here has that address; 'ip address' lists them: try --bind 127.0.0.1",
+        ),
+        Errno::EMFILE => failure.hint("raise the limit of descriptors: ulimit -n"),
+        _ => failure,
+    }
+}

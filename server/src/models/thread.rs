@@ -1,0 +1,199 @@
+//! A thread per client: accept, spawn; the thread serves, the main thread accepts the next
+//! (UNP 26.4).
+//!
+//! What it costs: a thread's stack and a scheduler entry per connection; creating one is several
+//! times cheaper than a fork. What it gives: the code of one connection reads from top to bottom,
+//! and threads share the server's memory, which is also what they must take care of.
+//!
+//! What to look for: `ps -L` shows one process with a thread per client, each in read; one
+//! descriptor table for all, so nobody closes a copy of anything.
+//!
+//! Limit: where no thread can be created (EAGAIN: threads-max, pids.max, `ulimit -u`), that
+//! connection is closed with a log line and the server goes on.
+//!
+//! Signals go to the main thread. To stop a thread that is blocked in read or write, it is
+//! interrupted again and again until it has noticed (see [`signals`]).
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::libc;
+use tcpecho_common::{Mistake, calls};
+
+use super::Server;
+use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
+use crate::cli::Config;
+use crate::counters::{Counters, Live, log_status};
+use crate::echo::{Policy, echo};
+use crate::failure::Failure;
+use crate::{signals, socket};
+
+/// Enough for echo() and a log line; the buffer is on the heap.
+const STACK: usize = 128 * 1024;
+
+pub(super) fn serve(server: Server) -> Result<(), Failure> {
+    let started = Instant::now();
+    let crew = Arc::new(Crew::default());
+    let mut exhaustion = Exhaustion::default();
+    loop {
+        let pending = signals::pending();
+        if pending.status {
+            let live = Live {
+                threads: Some(crew.count()),
+                ..Live::default()
+            };
+            log_status(server.config.model, started, server.counters, live);
+        }
+        if pending.stop {
+            break;
+        }
+        if crew.count() >= server.config.max_connections {
+            crew.wait_for_one_to_leave();
+            continue;
+        }
+        match accept(&server.listener, Blocking::Yes) {
+            Ok((stream, peer)) => {
+                exhaustion.ended();
+                start_thread(&server, &crew, stream, peer);
+            }
+            Err(Refusal::Interrupted) if server.config.commits(Mistake::FatalEintr) => {
+                return Err(accept::failure(Errno::EINTR));
+            }
+            Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
+            Err(Refusal::Exhausted(errno)) => {
+                exhaustion.began(errno, crew.count());
+                crew.wait_for_one_to_leave();
+            }
+            Err(Refusal::Fatal(errno)) => return Err(accept::failure(errno)),
+        }
+    }
+    stop(server, &crew);
+    Ok(())
+}
+
+fn start_thread(server: &Server, crew: &Arc<Crew>, stream: OwnedFd, peer: Peer) {
+    let nth = server.counters.accepted.fetch_add(1, Relaxed);
+    let (config, counters, member) = (server.config.clone(), server.counters, crew.join(nth));
+    let spawned = thread::Builder::new()
+        .name(format!("echo {nth}"))
+        .stack_size(STACK)
+        .spawn(move || be_thread(&config, counters, &member, stream, peer));
+    match spawned {
+        Ok(_) => log::info!("accepted {peer}: thread {nth}"),
+        Err(error) => {
+            // The closure is gone, and with it the connection and the membership.
+            server.counters.refused.fetch_add(1, Relaxed);
+            server.counters.closed.fetch_add(1, Relaxed);
+            log::warn!(
+                "refused {peer}: cannot start a thread: {}",
+                calls::errno(&error)
+            );
+        }
+    }
+}
+
+fn be_thread(config: &Config, counters: &Counters, member: &Member, stream: OwnedFd, peer: Peer) {
+    signals::leave_to_main_thread();
+    member.can_be_interrupted();
+    let (end, echoed) = echo(
+        stream.as_fd(),
+        Policy::new(config, &mut || {}),
+        counters.tally(member.nth),
+    );
+    socket::prepare_close(&stream, end);
+    calls::close(stream);
+    counters.closed.fetch_add(1, Relaxed);
+    end.log(peer, echoed);
+}
+
+/// The clients that are queued by now get a thread each, which gives them what they are owed; then
+/// the threads are interrupted until all have left.
+fn stop(server: Server, crew: &Arc<Crew>) {
+    server.counters.stopping();
+    server.listener.do_not_block();
+    let in_time =
+        || signals::deadline(server.config.grace).is_none_or(|deadline| Instant::now() < deadline);
+    while in_time() {
+        match accept(&server.listener, Blocking::Yes) {
+            Ok((stream, peer)) => start_thread(&server, crew, stream, peer),
+            Err(Refusal::Interrupted | Refusal::Lost) => {}
+            Err(_) => break,
+        }
+    }
+    server.listener.close();
+    // Threads reset what is stuck by themselves at the end of the grace, at the next interruption.
+    while crew.interrupt() > 0 && !signals::now() {
+        crew.wait_for_one_to_leave();
+    }
+    server.counters.stopped();
+}
+
+/// The threads that serve somebody.
+#[derive(Default)]
+struct Crew {
+    threads: Mutex<HashMap<u64, Option<libc::pthread_t>>>,
+    one_left: Condvar,
+}
+
+impl Crew {
+    fn join(self: &Arc<Self>, nth: u64) -> Member {
+        self.lock().insert(nth, None);
+        Member {
+            crew: Arc::clone(self),
+            nth,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Interrupts the blocked calls of all. Returns how many there are.
+    fn interrupt(&self) -> usize {
+        let threads = self.lock();
+        // A thread that is in the table has not ended: it leaves under this lock.
+        threads
+            .values()
+            .flatten()
+            .for_each(|thread| signals::interrupt(*thread));
+        threads.len()
+    }
+
+    /// Waits for a thread to leave, but not past a tick: a signal does not end this wait.
+    fn wait_for_one_to_leave(&self) {
+        let threads = self.lock();
+        drop(self.one_left.wait_timeout(threads, signals::TICK));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Option<libc::pthread_t>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One thread's place in the crew, left when it is dropped: also by a panic, and also when the
+/// thread could not be created.
+struct Member {
+    crew: Arc<Crew>,
+    nth: u64,
+}
+
+impl Member {
+    /// Called by the thread itself.
+    fn can_be_interrupted(&self) {
+        self.crew
+            .lock()
+            .insert(self.nth, Some(signals::this_thread()));
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.crew.lock().remove(&self.nth);
+        self.crew.one_left.notify_one();
+    }
+}

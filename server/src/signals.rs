@@ -1,0 +1,275 @@
+//! The one table of signals, and how a loop gets to know of them; signal(7), UNP 5.8-5.10.
+//!
+//! | signal | what it does |
+//! |---|---|
+//! | SIGTERM, SIGINT | stop: accept what is queued, close the listener, give every connection what it is owed; a second one: now |
+//! | SIGCHLD | a child has ended: reap |
+//! | SIGUSR1 | log the status table |
+//! | SIGPIPE | `--sigpipe`: ignored, or kills |
+//! | SIGALRM | nothing; it interrupts (see below) |
+//! | SIGHUP and the rest | keep the disposition we were started with |
+//!
+//! A handler only sets a flag and wakes the loop, in one of two ways:
+//!
+//! - [`Wake::Pipe`] writes a byte into a pipe that the loop waits for beside its sockets: the
+//!   self-pipe trick.
+//! - [`Wake::Interrupt`] is for loops that block in accept, read or write. No handler is installed
+//!   with `SA_RESTART`, so the call returns EINTR and the loop looks at the flags. A signal that
+//!   arrives between the look and the call would be missed; so the handler also starts a timer
+//!   that interrupts again every [`TICK`] until the loop has looked. Waiting with ppoll before each
+//!   call would do as well, and costs a system call per read; this costs nothing until a signal
+//!   comes. While the server stops, the timer goes on: it is the clock of the grace.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
+};
+use nix::unistd::{pipe2, read};
+
+use crate::cli::Sigpipe;
+use crate::failure::Failure;
+
+/// How often a blocked call is interrupted until its loop has noticed a signal, and while the
+/// server stops.
+pub const TICK: Duration = Duration::from_millis(20);
+
+static STOPS: AtomicU32 = AtomicU32::new(0);
+static CHILD: AtomicBool = AtomicBool::new(false);
+static STATUS: AtomicBool = AtomicBool::new(false);
+static TICKING: AtomicBool = AtomicBool::new(false);
+static PIPE: AtomicI32 = AtomicI32::new(-1);
+static IS_CHILD: AtomicBool = AtomicBool::new(false);
+static STOPPING_SINCE: OnceLock<Instant> = OnceLock::new();
+
+/// How the handler wakes the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// A byte in a pipe: for loops that wait for readiness.
+    Pipe,
+    /// EINTR: for loops that block.
+    Interrupt,
+}
+
+/// What has arrived since the loop last looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools)]
+pub struct Pending {
+    /// SIGTERM or SIGINT: stop.
+    pub stop: bool,
+    /// A second one: stop now.
+    pub now: bool,
+    /// SIGCHLD.
+    pub child: bool,
+    /// SIGUSR1.
+    pub status: bool,
+}
+
+/// Installs the table. Whatever we inherited (a blocked SIGTERM, an ignored SIGCHLD) is undone.
+pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
+    let handled = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGCHLD,
+        Signal::SIGUSR1,
+        Signal::SIGALRM,
+    ];
+    let install = || {
+        if wake == Wake::Pipe {
+            open_pipe()?;
+        }
+        for signal in handled {
+            dispose(signal, SigHandler::Handler(arrived))?;
+        }
+        dispose(Signal::SIGPIPE, disposition(sigpipe))?;
+        let ours: SigSet = handled.into_iter().chain([Signal::SIGPIPE]).collect();
+        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None)
+    };
+    install().map_err(|errno: Errno| Failure::new("cannot install the signal handlers", errno))
+}
+
+/// Looks at what has arrived, once for each arrival.
+pub fn pending() -> Pending {
+    let stops = STOPS.load(Relaxed);
+    if stops > 0 {
+        STOPPING_SINCE.get_or_init(Instant::now);
+        if PIPE.load(Relaxed) < 0 {
+            tick();
+        }
+    } else if TICKING.swap(false, Relaxed) {
+        set_timer(Duration::ZERO);
+    }
+    Pending {
+        stop: stops > 0,
+        now: now(),
+        child: CHILD.swap(false, Relaxed),
+        status: STATUS.swap(false, Relaxed),
+    }
+}
+
+/// Has the server been told to stop? Costs a load.
+pub fn stopping() -> bool {
+    STOPS.load(Relaxed) > 0
+}
+
+/// Has it been told twice? A child never thinks so: one SIGTERM to the process group and one from
+/// its parent are two as well.
+pub fn now() -> bool {
+    STOPS.load(Relaxed) > 1 && !IS_CHILD.load(Relaxed)
+}
+
+/// When the grace ends, once the server has been told to stop; at the second signal it has ended.
+pub fn deadline(grace: Duration) -> Option<Instant> {
+    let since = || *STOPPING_SINCE.get_or_init(Instant::now);
+    stopping().then(|| if now() { since() } else { since() + grace })
+}
+
+/// The pipe a readiness loop waits for; see [`Wake::Pipe`].
+pub fn pollable() -> Option<BorrowedFd<'static>> {
+    READER.get().map(AsFd::as_fd)
+}
+
+/// Empties the pipe, so that the next signal makes it readable again.
+pub fn drain_pipe() {
+    if let Some(reader) = pollable() {
+        let mut bytes = [0; 64];
+        while read(reader, &mut bytes).is_ok_and(|n| n == bytes.len()) {}
+    }
+}
+
+/// Keeps signals away from a worker thread, which has no business with them; SIGALRM stays, with
+/// it the main thread interrupts the worker's blocked call ([`interrupt`]).
+pub fn leave_to_main_thread() {
+    let theirs: SigSet = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGCHLD,
+        Signal::SIGUSR1,
+    ]
+    .into_iter()
+    .collect();
+    // It fails for a wrong argument only.
+    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&theirs), None);
+}
+
+/// The calling thread, for [`interrupt`].
+pub fn this_thread() -> libc::pthread_t {
+    nix::sys::pthread::pthread_self()
+}
+
+/// Interrupts the blocked call of a thread that is known to be alive.
+pub fn interrupt(thread: libc::pthread_t) {
+    #[expect(unsafe_code)]
+    // SAFETY: the caller knows that the thread has not ended.
+    unsafe {
+        libc::pthread_kill(thread, libc::SIGALRM);
+    }
+}
+
+/// Runs `body` with all signals held back; for the moment of a fork.
+pub fn held<T>(body: impl FnOnce() -> T) -> T {
+    let mut before = SigSet::empty();
+    // Both calls fail for wrong arguments only.
+    let _ = pthread_sigmask(
+        SigmaskHow::SIG_SETMASK,
+        Some(&SigSet::all()),
+        Some(&mut before),
+    );
+    let result = body();
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
+    result
+}
+
+/// In a forked child, with signals still held back: it has no children of its own, no status to
+/// tell, and leaves a terminal's SIGINT to its parent. Its SIGTERM comes from the parent.
+pub fn become_child() {
+    IS_CHILD.store(true, Relaxed);
+    TICKING.store(false, Relaxed);
+    for signal in [Signal::SIGINT, Signal::SIGUSR1] {
+        let _ = dispose(signal, SigHandler::SigIgn);
+    }
+    let _ = dispose(Signal::SIGCHLD, SigHandler::SigDfl);
+    if stopping() {
+        // A timer is not inherited.
+        tick();
+    }
+}
+
+fn disposition(sigpipe: Sigpipe) -> SigHandler {
+    match sigpipe {
+        Sigpipe::Ignore => SigHandler::SigIgn,
+        Sigpipe::Default => SigHandler::SigDfl,
+    }
+}
+
+#[expect(unsafe_code)]
+fn dispose(signal: Signal, handler: SigHandler) -> nix::Result<()> {
+    let action = SigAction::new(handler, SaFlags::SA_NOCLDSTOP, SigSet::empty());
+    // SAFETY: `arrived`, the only handler, keeps to what signal-safety(7) allows.
+    unsafe { sigaction(signal, &action) }.map(drop)
+}
+
+static READER: OnceLock<OwnedFd> = OnceLock::new();
+
+fn open_pipe() -> nix::Result<()> {
+    let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+    if READER.set(reader).is_ok() {
+        PIPE.store(writer.as_raw_fd(), Relaxed);
+        // The handler may need it until the last moment.
+        std::mem::forget(writer);
+    }
+    Ok(())
+}
+
+/// The handler: a flag, and a wake-up. Only calls that signal-safety(7) allows, or that are a bare
+/// system call on Linux (setitimer).
+extern "C" fn arrived(signal: libc::c_int) {
+    let errno = Errno::last_raw();
+    match signal {
+        libc::SIGTERM | libc::SIGINT => _ = STOPS.fetch_add(1, Relaxed),
+        libc::SIGCHLD => CHILD.store(true, Relaxed),
+        libc::SIGUSR1 => STATUS.store(true, Relaxed),
+        _ => return,
+    }
+    let pipe = PIPE.load(Relaxed);
+    if pipe < 0 {
+        tick();
+    } else {
+        #[expect(unsafe_code)]
+        // SAFETY: one byte from a static; the descriptor is never closed. If the pipe is full, a
+        // wake-up is under way already.
+        unsafe {
+            libc::write(pipe, b"!".as_ptr().cast(), 1);
+        }
+    }
+    Errno::set_raw(errno);
+}
+
+/// Starts the timer, unless it runs.
+fn tick() {
+    if !TICKING.swap(true, Relaxed) {
+        set_timer(TICK);
+    }
+}
+
+fn set_timer(every: Duration) {
+    let period = libc::timeval {
+        tv_sec: 0,
+        tv_usec: every.subsec_micros().into(),
+    };
+    let timer = libc::itimerval {
+        it_interval: period,
+        it_value: period,
+    };
+    #[expect(unsafe_code)]
+    // SAFETY: reads one struct; no old value is asked for.
+    unsafe {
+        libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,49 @@
+//! What can be asked of, and done to, a connected socket; tcp(7), socket(7).
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use tcpecho_common::calls;
+
+use crate::end::End;
+
+/// Bytes the kernel has received for us and we have not read (FIONREAD). 0 if it will not say.
+pub fn unread(socket: impl AsFd) -> usize {
+    queue(&socket, libc::FIONREAD)
+}
+
+/// Bytes we have sent and the peer's kernel has not acknowledged (SIOCOUTQ); an unacknowledged FIN
+/// counts as one. 0 if the kernel will not say.
+pub fn unacknowledged(socket: impl AsFd) -> usize {
+    queue(&socket, libc::TIOCOUTQ)
+}
+
+#[expect(unsafe_code)]
+fn queue(socket: &impl AsFd, request: libc::Ioctl) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: both requests write one int.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut bytes) };
+    Errno::result(done).map_or(0, |_| usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Sends our FIN: no more will come from us. The peer's bytes can still be read.
+pub fn shutdown_write(socket: impl AsFd) {
+    let fd = socket.as_fd().as_raw_fd();
+    // ENOTCONN: the peer has reset it meanwhile, which the next read tells.
+    let _ = calls::at_once("shutdown", fd, || shutdown(fd, Shutdown::Write));
+}
+
+/// Makes the coming close abortive if that is how this connection ends: RST instead of FIN, and no
+/// output is kept for a peer that does not take it.
+pub fn prepare_close(socket: impl AsFd, end: End) {
+    if end.is_abortive() && unacknowledged(&socket) > 0 {
+        let now = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        // It can fail only if the connection is gone already.
+        let _ = setsockopt(&socket, sockopt::Linger, &now);
+    }
+}
