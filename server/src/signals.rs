@@ -40,6 +40,14 @@ use crate::failure::Failure;
 /// server stops.
 pub const TICK: Duration = Duration::from_millis(20);
 
+const HANDLED: [Signal; 5] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+    Signal::SIGUSR1,
+    Signal::SIGALRM,
+];
+
 static STOPS: AtomicU32 = AtomicU32::new(0);
 static CHILD: AtomicBool = AtomicBool::new(false);
 static STATUS: AtomicBool = AtomicBool::new(false);
@@ -73,23 +81,15 @@ pub struct Pending {
 
 /// Installs the table. Whatever we inherited (a blocked SIGTERM, an ignored SIGCHLD) is undone.
 pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
-    let handled = [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGCHLD,
-        Signal::SIGUSR1,
-        Signal::SIGALRM,
-    ];
     let install = || {
         if wake == Wake::Pipe {
             open_pipe()?;
         }
-        for signal in handled {
+        for signal in HANDLED {
             dispose(signal, SigHandler::Handler(arrived))?;
         }
         dispose(Signal::SIGPIPE, disposition(sigpipe))?;
-        let ours: SigSet = handled.into_iter().chain([Signal::SIGPIPE]).collect();
-        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours), None)
+        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)
     };
     install().map_err(|errno: Errno| Failure::new("cannot install the signal handlers", errno))
 }
@@ -186,8 +186,9 @@ pub fn held<T>(body: impl FnOnce() -> T) -> T {
     result
 }
 
-/// In a forked child, with signals still held back: it has no children of its own, no status to
-/// tell, and leaves a terminal's SIGINT to its parent. Its SIGTERM comes from the parent.
+/// In a forked child, while signals are still held back; lets them in again. The child has no
+/// children of its own, no status to tell, and leaves a terminal's SIGINT to its parent. Its
+/// SIGTERM comes from the parent.
 pub fn become_child() {
     IS_CHILD.store(true, Relaxed);
     TICKING.store(false, Relaxed);
@@ -199,6 +200,12 @@ pub fn become_child() {
         // A timer is not inherited.
         tick();
     }
+    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None);
+}
+
+/// The signals of the table.
+fn ours() -> SigSet {
+    HANDLED.into_iter().chain([Signal::SIGPIPE]).collect()
 }
 
 fn disposition(sigpipe: Sigpipe) -> SigHandler {

@@ -79,21 +79,19 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
 fn start_thread(server: &Server, crew: &Arc<Crew>, stream: OwnedFd, peer: Peer) {
     let nth = server.counters.accepted.fetch_add(1, Relaxed);
     let (config, counters, member) = (server.config.clone(), server.counters, crew.join(nth));
+    log::info!("accepted {peer}: thread {nth}");
     let spawned = thread::Builder::new()
         .name(format!("echo {nth}"))
         .stack_size(STACK)
         .spawn(move || be_thread(&config, counters, &member, stream, peer));
-    match spawned {
-        Ok(_) => log::info!("accepted {peer}: thread {nth}"),
-        Err(error) => {
-            // The closure is gone, and with it the connection and the membership.
-            server.counters.refused.fetch_add(1, Relaxed);
-            server.counters.closed.fetch_add(1, Relaxed);
-            log::warn!(
-                "refused {peer}: cannot start a thread: {}",
-                calls::errno(&error)
-            );
-        }
+    if let Err(error) = spawned {
+        // The closure is gone, and with it the connection and the membership.
+        server.counters.refused.fetch_add(1, Relaxed);
+        server.counters.closed.fetch_add(1, Relaxed);
+        log::warn!(
+            "refused {peer}: cannot start a thread: {}",
+            calls::errno(&error)
+        );
     }
 }
 
