@@ -152,7 +152,7 @@ impl Echo<'_> {
                 }
             }
             // A peer that never ends its stream must not keep us past the grace.
-            if self.grace_is_over() {
+            if !signals::in_time(self.policy.grace) {
                 return End::Stuck;
             }
         }
@@ -166,7 +166,7 @@ impl Echo<'_> {
             Errno::EAGAIN => {}
             _ => return Err(End::Failed(errno)),
         }
-        if self.grace_is_over() {
+        if !signals::in_time(self.policy.grace) {
             return Err(End::Stuck);
         }
         let Some(idle) = self.policy.idle else {
@@ -180,10 +180,6 @@ impl Echo<'_> {
         } else {
             Ok(())
         }
-    }
-
-    fn grace_is_over(&self) -> bool {
-        signals::deadline(self.policy.grace).is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// Reads and writes return EAGAIN after a tick, so that idleness is noticed (socket(7),

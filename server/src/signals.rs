@@ -96,17 +96,21 @@ pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
 
 /// Looks at what has arrived, once for each arrival.
 pub fn pending() -> Pending {
-    let stops = STOPS.load(Relaxed);
-    if stops > 0 {
+    if TICKING.load(Relaxed) && !stopping() {
+        // In this order, and before the flags are read: a signal in between finds the timer still
+        // marked as running and starts none, but its flag is seen below.
+        set_timer(Duration::ZERO);
+        TICKING.store(false, Relaxed);
+    }
+    let stop = stopping();
+    if stop {
         STOPPING_SINCE.get_or_init(Instant::now);
         if PIPE.load(Relaxed) < 0 {
             tick();
         }
-    } else if TICKING.swap(false, Relaxed) {
-        set_timer(Duration::ZERO);
     }
     Pending {
-        stop: stops > 0,
+        stop,
         now: now(),
         child: CHILD.swap(false, Relaxed),
         status: STATUS.swap(false, Relaxed),
@@ -128,6 +132,11 @@ pub fn now() -> bool {
 pub fn deadline(grace: Duration) -> Option<Instant> {
     let since = || *STOPPING_SINCE.get_or_init(Instant::now);
     stopping().then(|| if now() { since() } else { since() + grace })
+}
+
+/// Is there time left: is the server not stopping, or its grace not over?
+pub fn in_time(grace: Duration) -> bool {
+    deadline(grace).is_none_or(|deadline| Instant::now() < deadline)
 }
 
 /// The pipe a readiness loop waits for; see [`Wake::Pipe`].

@@ -137,7 +137,7 @@ fn stop(server: Server, mut children: Children) {
     server.listener.do_not_block();
     let in_time =
         || signals::deadline(server.config.grace).is_none_or(|deadline| Instant::now() < deadline);
-    while in_time() {
+    while signals::in_time(server.config.grace) {
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => start_child(&server, &mut children, stream, peer),
             Err(Refusal::Interrupted | Refusal::Lost) => {}

@@ -359,11 +359,12 @@ impl Reactor {
     /// have what it is owed.
     fn stop(&mut self) {
         self.counters.stopping();
-        // The second time it may find a few that came meanwhile; nobody is left then, or nothing to
-        // accept them with.
+        // They are let in past the cap and the pause: all they get is what they have sent by now.
+        self.config.max_connections = usize::MAX;
+        self.door.rests_until = None;
         self.door.knocked = true;
-        for _ in 0..=(u16::MAX / ACCEPTS_PER_ROUND as u16) {
-            if self.accept_some().is_err() || !self.may_accept() {
+        while self.may_accept() && signals::in_time(self.config.grace) {
+            if self.accept_some().is_err() {
                 break;
             }
         }
@@ -398,7 +399,7 @@ impl Reactor {
         }
         if due(self.stop_tick) {
             self.stop_tick = Some(now + signals::TICK);
-            let over = signals::deadline(self.config.grace).is_none_or(|deadline| now >= deadline);
+            let over = !signals::in_time(self.config.grace);
             self.for_each(|reactor, token| {
                 if over {
                     reactor.close(unpack(token).0, End::Stuck);

@@ -116,7 +116,7 @@ fn stop(server: Server, crew: &Arc<Crew>) {
     server.listener.do_not_block();
     let in_time =
         || signals::deadline(server.config.grace).is_none_or(|deadline| Instant::now() < deadline);
-    while in_time() {
+    while signals::in_time(server.config.grace) {
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => start_thread(&server, crew, stream, peer),
             Err(Refusal::Interrupted | Refusal::Lost) => {}
