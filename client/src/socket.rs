@@ -1,0 +1,76 @@
+//! Questions to the kernel about our connection; getsockopt(2), tcp(7), ioctl(2).
+
+use std::mem::{MaybeUninit, size_of};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{getsockopt, sockopt};
+
+/// When segments came and went, by the kernel's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct LastSegments {
+    /// How long ago the last segment came that the connection accepted: data, a bare
+    /// acknowledgement, a FIN. A reset is not among them.
+    pub heard: Duration,
+    /// How long ago data was last sent; since the connection stands if there was none.
+    pub sent: Duration,
+}
+
+/// Asks `TCP_INFO`; answers also after the end of the connection. None if it is not to be had.
+pub fn last_segments(stream: &TcpStream) -> Option<LastSegments> {
+    let info = tcp_info(stream).ok()?;
+    Some(LastSegments {
+        heard: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        sent: Duration::from_millis(info.tcpi_last_data_sent.into()),
+    })
+}
+
+#[expect(unsafe_code)]
+fn tcp_info(stream: &TcpStream) -> nix::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes; the structure is made of integers, for which
+    // the zeros are valid where a kernel writes less.
+    unsafe {
+        Errno::result(libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        ))?;
+        Ok(info.assume_init())
+    }
+}
+
+/// Bytes received and not yet read, without the FIN.
+#[expect(unsafe_code)]
+pub fn unread(stream: &TcpStream) -> nix::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    Errno::result(unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(bytes.max(0) as u64)
+}
+
+/// The error that waits on the socket (`SO_ERROR`). It is told once: whoever asks must keep it.
+pub fn take_error(stream: &TcpStream) -> Option<Errno> {
+    match getsockopt(stream, sockopt::SocketError) {
+        Ok(0) => None,
+        Ok(raw) => Some(Errno::from_raw(raw)),
+        Err(errno) => Some(errno),
+    }
+}
+
+/// Did TCP connect the socket to itself? On a loopback port in the ephemeral range on which nobody
+/// listens, the kernel may choose that very port as our own, and two SYNs that cross make a
+/// connection (RFC 9293, simultaneous open). It echoes splendidly.
+pub fn is_connected_to_itself(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) => local == peer,
+        // Reset already: it had a peer.
+        _ => false,
+    }
+}
