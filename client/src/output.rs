@@ -1,0 +1,170 @@
+//! stdout, written to without waiting for whoever reads it.
+//!
+//! While we wait in write(2) for a consumer that does not read, we are deaf to the server. Setting
+//! `O_NONBLOCK` is no cure: the flag belongs to the open file description, which the shell's
+//! terminal and the other end of a pipeline share, and it stays when we have gone. So a pipe or a
+//! terminal is opened once more, through /proc/self/fd; that opening is ours alone. Never a file:
+//! it would be opened at offset 0. A socket cannot be opened so, but takes `MSG_DONTWAIT`.
+//!
+//! UNP 16.2 sets the flag; open(2), proc(5), send(2).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::unistd::isatty;
+use tcpecho_common::calls;
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Output<'fd> {
+    fd: BorrowedFd<'fd>,
+    is_pipe: bool,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// A private, non-blocking opening of the same pipe or terminal.
+    Reopened(OwnedFd),
+    Socket,
+    /// A pipe or terminal that may not be opened again: poll(2), then little.
+    Polled,
+    /// A file, or a device such as /dev/null: writing does not wait for a reader.
+    Direct,
+}
+
+impl<'fd> Output<'fd> {
+    /// Finds out what `fd` is and how to write to it.
+    pub fn over(fd: BorrowedFd<'fd>) -> nix::Result<Self> {
+        let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
+        let way = if kind == SFlag::S_IFSOCK {
+            Way::Socket
+        } else if kind == SFlag::S_IFIFO || isatty(fd).unwrap_or(false) {
+            reopen(fd).map_or(Way::Polled, Way::Reopened)
+        } else {
+            Way::Direct
+        };
+        log::debug!("stdout: {way:?}");
+        Ok(Self {
+            fd,
+            is_pipe: kind == SFlag::S_IFIFO,
+            way,
+        })
+    }
+
+    /// Asks for an event when there is room again. A file never lacks it, and epoll refuses it.
+    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self.way {
+            Way::Direct => Ok(()),
+            _ => registry.register(&mut SourceFd(&self.raw()), token, Interest::WRITABLE),
+        }
+    }
+
+    /// Is it a pipe? Then an error event says that nobody can read any more.
+    pub fn is_pipe(&self) -> bool {
+        self.is_pipe
+    }
+
+    /// write(2). EAGAIN: no room, an event will tell.
+    pub fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
+        match &self.way {
+            Way::Reopened(own) => calls::try_write(own, bytes),
+            Way::Socket => calls::at_once("send", self.raw(), || {
+                send(self.raw(), bytes, MsgFlags::MSG_DONTWAIT)
+            }),
+            Way::Polled => write_if_room(self.fd, bytes),
+            Way::Direct => calls::write(self.fd, bytes),
+        }
+    }
+
+    fn raw(&self) -> RawFd {
+        match &self.way {
+            Way::Reopened(own) => own.as_raw_fd(),
+            _ => self.fd.as_raw_fd(),
+        }
+    }
+}
+
+fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    open(path.as_str(), flags, Mode::empty())
+}
+
+/// A pipe that polls writable takes `PIPE_BUF` bytes; a terminal nearly always does.
+fn write_if_room(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+        return Err(Errno::EAGAIN);
+    }
+    calls::write(fd, &bytes[..bytes.len().min(4096)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
+    use std::os::unix::net::UnixStream;
+
+    fn fill(output: &Output<'_>) -> usize {
+        let mut written = 0;
+        loop {
+            match output.write(&[b'x'; 1000]) {
+                Ok(n) => written += n,
+                Err(errno) => {
+                    assert_eq!(errno, Errno::EAGAIN);
+                    return written;
+                }
+            }
+        }
+    }
+
+    fn blocks(fd: impl AsFd) -> bool {
+        let flags = fcntl(fd, FcntlArg::F_GETFL).expect("flags");
+        !OFlag::from_bits_truncate(flags).contains(OFlag::O_NONBLOCK)
+    }
+
+    #[test]
+    fn a_full_pipe_is_no_reason_to_wait_and_its_flags_stay() {
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let output = Output::over(writer.as_fd()).expect("open");
+        assert!(matches!(output.way, Way::Reopened(_)));
+        assert!(fill(&output) >= 4096);
+        assert!(blocks(&writer) && blocks(&reader));
+    }
+
+    #[test]
+    fn a_pipe_that_cannot_be_reopened_is_polled() {
+        let (_reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let output = Output {
+            fd: writer.as_fd(),
+            is_pipe: true,
+            way: Way::Polled,
+        };
+        assert!(fill(&output) >= 4096);
+    }
+
+    #[test]
+    fn a_full_socket_is_no_reason_to_wait_and_its_flags_stay() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let output = Output::over(ours.as_fd()).expect("open");
+        assert!(matches!(output.way, Way::Socket));
+        assert!(fill(&output) >= 4096);
+        assert!(blocks(&ours));
+    }
+
+    #[test]
+    fn no_reader_is_an_error() {
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let output = Output::over(writer.as_fd()).expect("open");
+        drop(reader);
+        assert_eq!(output.write(b"x"), Err(Errno::EPIPE));
+    }
+}
