@@ -1,2 +1,20 @@
-//! TCP echo client.
-fn main() {}
+//! tcpecho: see the library.
+
+use clap::Parser;
+use tcpecho::PROGRAM;
+use tcpecho::cli::Cli;
+use tcpecho_common::{Exit, calls, logging};
+
+fn main() -> Exit {
+    let cli = Cli::parse();
+    // Before anything is opened, which might get the very number that the user named by mistake.
+    if let Some(fd) = cli.events_fd {
+        if let Err(errno) = calls::record_to(fd) {
+            let what = format_args!("cannot write events to descriptor {fd}: {errno}");
+            logging::say(PROGRAM, what);
+            return Exit::Failed;
+        }
+    }
+    logging::start(cli.verbosity, PROGRAM);
+    tcpecho::run(&cli)
+}
