@@ -101,7 +101,8 @@ fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// A pipe that polls writable takes `PIPE_BUF` bytes; a terminal nearly always does.
 fn write_if_room(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-    if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+    let ready = calls::at_once("poll", fd.as_raw_fd(), || poll(&mut fds, PollTimeout::ZERO))?;
+    if ready == 0 {
         return Err(Errno::EAGAIN);
     }
     calls::write(fd, &bytes[..bytes.len().min(4096)])

@@ -10,7 +10,7 @@
 //! newline for ever; and what the end means is judged and told as in the other mode.
 
 use std::net::TcpStream;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -120,7 +120,8 @@ fn fputs(stdout: BorrowedFd<'_>, line: &[u8]) -> nix::Result<()> {
 
 /// If the descriptor does not block, somebody else wanted it so; here it must.
 fn wait_for(fd: BorrowedFd<'_>, event: PollFlags) -> nix::Result<()> {
-    match poll(&mut [PollFd::new(fd, event)], PollTimeout::NONE) {
+    let mut fds = [PollFd::new(fd, event)];
+    match calls::may_block("poll", fd.as_raw_fd(), || poll(&mut fds, PollTimeout::NONE)) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(errno),
     }
