@@ -1,5 +1,5 @@
 //! Bytes on their way: read in at the back, written out at the front, never more than
-//! [`CAPACITY`]. Full means: stop reading. One allocation for the life of the program.
+//! `CAPACITY`. Full means: stop reading. One allocation for the life of the program.
 
 use nix::errno::Errno;
 

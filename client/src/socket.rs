@@ -74,3 +74,43 @@ pub fn is_connected_to_itself(stream: &TcpStream) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, getsockname, socket,
+    };
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_socket_that_is_connected_to_itself_is_recognized() {
+        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+        let itself = socket(family, kind, SockFlag::empty(), None).expect("a socket");
+        let fd = itself.as_raw_fd();
+        bind(fd, &SockaddrIn::new(127, 0, 0, 1, 0)).expect("a port");
+        let address: SockaddrIn = getsockname(fd).expect("its address");
+        connect(fd, &address).expect("simultaneous open");
+        assert!(is_connected_to_itself(&TcpStream::from(itself)));
+    }
+
+    #[test]
+    fn what_is_unread_is_counted_without_the_fin() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let mut client = TcpStream::connect(address).expect("a connection");
+        assert!(!is_connected_to_itself(&client));
+        let (mut server, _) = listener.accept().expect("a client");
+        server.write_all(b"abc").expect("sent");
+        drop(server);
+        // The FIN may come together with the last byte, or later.
+        let mut copy = vec![0; 3];
+        while client.peek(&mut copy).expect("bytes") < 3 {}
+        assert_eq!(unread(&client), Ok(3));
+        client.read_to_end(&mut copy).expect("the end");
+        assert_eq!(unread(&client), Ok(0));
+        assert!(last_segments(&client).is_some());
+        assert_eq!(take_error(&client), None);
+    }
+}

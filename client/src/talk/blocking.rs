@@ -198,3 +198,48 @@ impl<'fd> LineReader<'fd> {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(reader: &mut LineReader<'_>, limit: usize) -> Vec<u8> {
+        let mut line = Vec::new();
+        reader.line(&mut line, limit).expect("no error");
+        line
+    }
+
+    #[test]
+    fn lines_come_whole_or_in_pieces_and_the_last_needs_no_newline() {
+        let (fd, writer) = nix::unistd::pipe().expect("a pipe");
+        nix::unistd::write(&writer, b"one\n\n\0two\nthree four").expect("room");
+        drop(writer);
+        let mut reader = LineReader::new(fd.as_fd());
+        assert_eq!(next(&mut reader, MAXLINE), b"one\n");
+        assert_eq!(next(&mut reader, MAXLINE), b"\n");
+        assert_eq!(next(&mut reader, MAXLINE), b"\0two\n");
+        assert_eq!(next(&mut reader, 6), b"three ");
+        assert_eq!(next(&mut reader, MAXLINE), b"four");
+        assert_eq!(next(&mut reader, MAXLINE), b"");
+        assert!(reader.ended);
+    }
+
+    #[test]
+    fn a_line_longer_than_the_buffer_loses_nothing() {
+        let (fd, writer) = nix::unistd::pipe().expect("a pipe");
+        let long: Vec<u8> = (0..10_000_u32).map(|i| (i % 7) as u8 + b'a').collect();
+        nix::unistd::write(&writer, &long).expect("room");
+        drop(writer);
+        let mut reader = LineReader::new(fd.as_fd());
+        let mut all = Vec::new();
+        loop {
+            let piece = next(&mut reader, MAXLINE);
+            if piece.is_empty() {
+                break;
+            }
+            assert!(piece.len() <= MAXLINE);
+            all.extend(piece);
+        }
+        assert!(all == long);
+    }
+}
