@@ -10,7 +10,7 @@ fn main() -> Exit {
     // Before anything is opened, which might get the very number that the user named by mistake.
     if let Some(fd) = cli.events_fd {
         if let Err(errno) = calls::record_to(fd) {
-            let what = format_args!("cannot write events to descriptor {fd}: {errno}");
+            let what = format!("cannot write events to descriptor {fd}: {errno}");
             logging::say(PROGRAM, what);
             return Exit::Failed;
         }
