@@ -18,7 +18,6 @@ fn main() -> Exit {
         Ok(config) => config,
         Err(usage) => usage.exit(),
     };
-    logging::start(config.verbosity, config.model.name());
     match run(config) {
         Ok(()) => Exit::Done,
         Err(failure) => {
@@ -29,11 +28,12 @@ fn main() -> Exit {
 }
 
 fn run(config: Config) -> Result<(), Failure> {
+    // Before anything is opened, which might get the very number that was named by mistake.
     if let Some(fd) = config.events_fd {
-        calls::record_to(fd).map_err(|errno| {
-            Failure::new(format!("cannot write events to descriptor {fd}"), errno)
-        })?;
+        let what = format!("cannot write events to descriptor {fd}");
+        calls::record_to(fd).map_err(|errno| Failure::new(what, errno))?;
     }
+    logging::start(config.verbosity, config.model.name());
     raise_descriptor_limit();
     let listener = Listener::open(&config)?;
     let counters = Counters::shared()?;
