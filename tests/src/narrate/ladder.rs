@@ -1,0 +1,398 @@
+//! One connection on one time line: packets as rungs between two rails, and beside each rail what
+//! the program on that side did, what state its socket was in, what it said.
+//!
+//! All times are nanoseconds of `CLOCK_REALTIME`, the clock of captures and call records alike.
+//! A call that waits stands there twice: `read(3) ...` where it began, with its result where it
+//! returned. Drawing is a pure function of the entries.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use crate::narrate::text::wrap;
+use crate::observe::calls::{CallRecord, Phase};
+use crate::observe::packets::Packet;
+
+/// A silence this long is drawn as a gap.
+const GAP: u64 = 100_000_000;
+/// A call shorter than this has not waited; it is shown once, unless packets travelled meanwhile.
+const AT_ONCE: u64 = 1_000_000;
+
+/// The side of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// On the left.
+    Client,
+    /// On the right.
+    Server,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    at: u64,
+    side: Side,
+    what: What,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    /// A packet left this side.
+    Packet(String),
+    /// A call began, and returned then if it ever did.
+    Began(String, Option<u64>),
+    /// The program of this side did something or returned from a call.
+    Did(String),
+    /// The socket of this side was seen in this state for the first time.
+    State(String),
+}
+
+/// A drawing in the making; see the module's head.
+#[derive(Clone, Debug)]
+pub struct Ladder {
+    origin: u64,
+    titles: (String, String),
+    entries: Vec<Entry>,
+}
+
+impl Ladder {
+    /// An empty ladder whose time begins at `origin`, with what stands above its sides.
+    pub fn new(origin: u64, client: impl Into<String>, server: impl Into<String>) -> Self {
+        Self {
+            origin,
+            titles: (client.into(), server.into()),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Adds the packets of one connection. Sequence numbers are counted from the first packet of
+    /// each side, as tcpdump does.
+    #[must_use]
+    pub fn packets(mut self, client: SocketAddr, packets: &[Packet]) -> Self {
+        let first = |by_client| {
+            let mut sent = packets.iter().filter(|p| (p.from == client) == by_client);
+            sent.next().map_or(0, |packet| packet.seq)
+        };
+        let (base, other) = (first(true), first(false));
+        for packet in packets {
+            let (side, seq, ack) = if packet.from == client {
+                (Side::Client, base, other)
+            } else {
+                (Side::Server, other, base)
+            };
+            let label = label(
+                packet,
+                packet.seq.wrapping_sub(seq),
+                packet.ack.wrapping_sub(ack),
+            );
+            self.push(packet.at, side, What::Packet(label));
+        }
+        self
+    }
+
+    /// Adds the calls that the program of `side` made; choose before which ones are of interest.
+    #[must_use]
+    pub fn calls<'a>(
+        mut self,
+        side: Side,
+        calls: impl IntoIterator<Item = &'a CallRecord>,
+    ) -> Self {
+        let calls: Vec<_> = calls.into_iter().collect();
+        for (i, call) in calls.iter().enumerate() {
+            let what = match call.phase {
+                Phase::Enter => What::Began(began(call), returned(&calls[i..])),
+                Phase::Return => What::Did(result(call)),
+            };
+            self.push(call.at, side, what);
+        }
+        self
+    }
+
+    /// Adds the state that the socket of `side` was first seen in at this time.
+    #[must_use]
+    pub fn state(mut self, at: u64, side: Side, state: impl Into<String>) -> Self {
+        self.push(at, side, What::State(state.into()));
+        self
+    }
+
+    /// Adds a word about what happened on one side: what was typed, said, killed.
+    #[must_use]
+    pub fn note(mut self, at: u64, side: Side, note: impl Into<String>) -> Self {
+        self.push(at, side, What::Did(note.into()));
+        self
+    }
+
+    fn push(&mut self, at: u64, side: Side, what: What) {
+        self.entries.push(Entry { at, side, what });
+    }
+
+    /// Draws it, at most `width` columns wide.
+    pub fn draw(&self, width: usize) -> String {
+        let mut entries = self.entries.clone();
+        entries.sort_by_key(|entry| entry.at);
+        let columns = Columns::within(width);
+        let mut page = columns.titles(&self.titles);
+        let mut before = None;
+        for (i, entry) in entries.iter().enumerate() {
+            if matches!(entry.what, What::Began(_, Some(end)) if at_once(&entries[i..], end)) {
+                continue;
+            }
+            let silence = before.map_or(0, |before| entry.at.saturating_sub(before));
+            if silence >= GAP {
+                page += &columns.gap(silence);
+            }
+            page += &columns.entry(entry, self.origin);
+            before = Some(entry.at);
+        }
+        page
+    }
+}
+
+/// Did the call that `rest` begins with return before anything worth showing happened?
+fn at_once(rest: &[Entry], end: u64) -> bool {
+    let inside = |entry: &&Entry| entry.at < end;
+    let packet = |entry: &Entry| matches!(entry.what, What::Packet(_));
+    end - rest[0].at < AT_ONCE && !rest.iter().take_while(inside).any(packet)
+}
+
+/// When the call that `rest` begins with returned.
+fn returned(rest: &[&CallRecord]) -> Option<u64> {
+    let (call, later) = rest.split_first()?;
+    let same = |other: &&&CallRecord| {
+        other.phase == Phase::Return
+            && (other.tid, other.fd, &other.call) == (call.tid, call.fd, &call.call)
+    };
+    later.iter().find(same).map(|other| other.at)
+}
+
+fn began(call: &CallRecord) -> String {
+    format!("{}({}) ...", call.call, call.fd)
+}
+
+/// A call with its result, as strace writes it: `read(3) = 0 (EOF)`, `write(3) = -1 EPIPE`.
+pub fn result(call: &CallRecord) -> String {
+    let CallRecord {
+        call,
+        fd,
+        result,
+        errno,
+        ..
+    } = call;
+    let errno = errno.as_deref().map_or(String::new(), |e| format!(" {e}"));
+    let eof = if call == "read" && *result == 0 {
+        " (EOF)"
+    } else {
+        ""
+    };
+    format!("{call}({fd}) = {result}{errno}{eof}")
+}
+
+/// What matters of a packet: an acknowledgement's number if it is nothing else, else what is sent.
+fn label(packet: &Packet, seq: u32, ack: u32) -> String {
+    let flags = packet.flags;
+    if packet.len == 0 && !flags.syn() && !flags.fin() && !flags.rst() {
+        return format!("{} ack={ack}", flags.names());
+    }
+    let mut label = format!("{} seq={seq}", flags.names());
+    if packet.len > 0 {
+        let _ = write!(label, " len={}", packet.len);
+    }
+    label
+}
+
+/// The columns of a drawing: time, left, rail, rungs, rail, right.
+struct Columns {
+    left: usize,
+    rung: usize,
+    right: usize,
+}
+
+const TIME: usize = 10;
+/// Two blanks, and a rail with a blank on each side.
+const BETWEEN: usize = 2 + 2 + 2;
+
+impl Columns {
+    fn within(width: usize) -> Self {
+        let room = width.clamp(64, 100) - TIME - BETWEEN;
+        let rung = (room * 2 / 5).max(24);
+        let left = (room - rung).div_ceil(2);
+        Self {
+            left,
+            rung,
+            right: room - rung - left,
+        }
+    }
+
+    fn titles(&self, (client, server): &(String, String)) -> String {
+        let client = wrap(client, self.left);
+        let server = wrap(server, self.right);
+        let mut page = String::new();
+        let mut time = "ms";
+        for i in 0..client.len().max(server.len()) {
+            let cell = |lines: &[String]| lines.get(i).cloned().unwrap_or_default();
+            let middle = " ".repeat(self.rung + 2);
+            page += &self.row(time, &cell(&client), &middle, &cell(&server));
+            time = "";
+        }
+        page
+    }
+
+    fn gap(&self, silence: u64) -> String {
+        let text = format!("{:.2} s", silence as f64 / 1e9);
+        let middle = format!(":{text:^rung$}:", rung = self.rung);
+        self.row("", "", &middle, "")
+    }
+
+    fn entry(&self, entry: &Entry, origin: u64) -> String {
+        let ms = (entry.at as f64 - origin as f64) / 1e6;
+        let time = format!("{ms:.3}");
+        let rails = format!("|{:rung$}|", "", rung = self.rung);
+        match (&entry.what, entry.side) {
+            (What::Packet(label), side) => self.row(&time, "", &self.arrow(label, side), ""),
+            (What::State(state), Side::Client) => {
+                let state = format!("{:>left$}", format!("[{state}]"), left = self.left);
+                self.row(&time, &state, &rails, "")
+            }
+            (What::State(state), Side::Server) => {
+                self.row(&time, "", &rails, &format!("[{state}]"))
+            }
+            (What::Began(text, _) | What::Did(text), side) => self.lines(&time, text, &rails, side),
+        }
+    }
+
+    /// A text beside its rail, on as many lines as it takes.
+    fn lines(&self, time: &str, text: &str, rails: &str, side: Side) -> String {
+        let width = match side {
+            Side::Client => self.left,
+            Side::Server => self.right,
+        };
+        let mut rows = String::new();
+        for (i, line) in wrap(text, width).iter().enumerate() {
+            let time = if i == 0 { time } else { "" };
+            rows += &match side {
+                Side::Client => self.row(time, line, rails, ""),
+                Side::Server => self.row(time, "", rails, line),
+            };
+        }
+        rows
+    }
+
+    fn arrow(&self, label: &str, from: Side) -> String {
+        let rung = self.rung - 1;
+        match from {
+            Side::Client => format!("|{:-^rung$}>|", format!(" {label} ")),
+            Side::Server => format!("|<{:-^rung$}|", format!(" {label} ")),
+        }
+    }
+
+    fn row(&self, time: &str, left: &str, middle: &str, right: &str) -> String {
+        let row = format!(
+            "{time:>TIME$}  {left:<width$} {middle} {right}",
+            width = self.left
+        );
+        format!("{}\n", row.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn call(at: u64, phase: Phase, call: &str, fd: i32, result: i64) -> CallRecord {
+        CallRecord {
+            at,
+            pid: 1,
+            tid: 1,
+            phase,
+            call: call.into(),
+            fd,
+            result,
+            errno: None,
+        }
+    }
+
+    fn rung(ladder: Ladder, at: u64, side: Side, label: &str) -> Ladder {
+        let mut ladder = ladder;
+        ladder.push(at, side, What::Packet(label.into()));
+        ladder
+    }
+
+    #[test]
+    fn one_echo_and_a_death() {
+        let calls = [
+            call(MS, Phase::Enter, "read", 0, 0),
+            call(9 * MS, Phase::Return, "read", 0, 6),
+            call(9 * MS + 100_000, Phase::Return, "write", 3, 6),
+        ];
+        let mut ladder = Ladder::new(0, "client", "server's child").calls(Side::Client, &calls);
+        ladder = rung(ladder, 9 * MS + 50_000, Side::Client, "PSH,ACK seq=1 len=6");
+        ladder = rung(ladder, 1512 * MS, Side::Server, "FIN,ACK seq=7");
+        let ladder = ladder
+            .note(1511 * MS, Side::Server, "killed (SIGKILL)")
+            .state(1513 * MS, Side::Client, "CLOSE_WAIT")
+            .state(1513 * MS, Side::Server, "FIN_WAIT2")
+            .note(1514 * MS, Side::Client, "server terminated prematurely");
+        let expected = "
+        ms  client                                           server's child
+     1.000  read(0) ...          |                         |
+     9.000  read(0) = 6          |                         |
+     9.050                       |- PSH,ACK seq=1 len=6 -->|
+     9.100  write(3) = 6         |                         |
+                                 :         1.50 s          :
+  1511.000                       |                         | killed (SIGKILL)
+  1512.000                       |<---- FIN,ACK seq=7 -----|
+  1513.000          [CLOSE_WAIT] |                         |
+  1513.000                       |                         | [FIN_WAIT2]
+  1514.000  server terminated    |                         |
+            prematurely          |                         |
+";
+        assert_eq!(format!("\n{}", ladder.draw(80)), expected);
+    }
+
+    #[test]
+    fn a_short_call_stands_once_unless_packets_travelled_meanwhile() {
+        let calls = [
+            call(100, Phase::Enter, "write", 3, 0),
+            call(900, Phase::Return, "write", 3, 5),
+        ];
+        let ladder = Ladder::new(0, "", "").calls(Side::Client, &calls);
+        assert!(!ladder.draw(80).contains("write(3) ..."));
+        let ladder = rung(ladder, 500, Side::Client, "SYN seq=0");
+        assert!(ladder.draw(80).contains("write(3) ..."));
+    }
+
+    #[test]
+    fn a_call_that_never_returns_stands_once() {
+        let calls = [call(100, Phase::Enter, "read", 3, 0)];
+        let ladder = Ladder::new(0, "", "").calls(Side::Server, &calls);
+        assert_eq!(ladder.draw(80).matches("read(3) ...").count(), 1);
+    }
+
+    #[test]
+    fn results_are_written_as_strace_writes_them() {
+        assert_eq!(
+            result(&call(0, Phase::Return, "read", 3, 0)),
+            "read(3) = 0 (EOF)"
+        );
+        assert_eq!(
+            result(&call(0, Phase::Return, "write", 3, 0)),
+            "write(3) = 0"
+        );
+        let mut failed = call(0, Phase::Return, "read", 3, -1);
+        failed.errno = Some("ECONNRESET".into());
+        assert_eq!(result(&failed), "read(3) = -1 ECONNRESET");
+    }
+
+    #[test]
+    fn it_keeps_within_its_width() {
+        let ladder = Ladder::new(0, "client", "server")
+            .note(5, Side::Server, "a rather long remark about what happened")
+            .note(5, Side::Client, "another one, on the other side of it all");
+        let ladder = rung(ladder, 7, Side::Client, "PSH,ACK seq=1 len=6");
+        for width in 64..=120 {
+            let drawn = ladder.draw(width);
+            assert!(drawn.lines().all(|l| l.len() <= width.min(100)), "{drawn}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Labs that tell what they do while they do it.
+//!
+//! [`step`] has the parts a lab is written in, [`fact`] what an observation can be and how it is
+//! judged, [`perform`] performs the steps, and a [`Renderer`] decides what is seen of it:
+//! [`terminal`] for a class, [`quiet`] for a test. [`view`] and [`ladder`] are what is shown.
+
+pub mod fact;
+pub mod ladder;
+pub mod perform;
+pub mod quiet;
+pub mod step;
+pub mod terminal;
+pub mod text;
+pub mod view;
+
+pub use fact::{Expected, Fact, Judgement, Unseen};
+pub use ladder::Ladder;
+pub use perform::{Event, Lab, Renderer, Report, Scene, Stop};
+pub use step::{Act, Question, Stage, Typed, keys, shell};
+pub use text::Names;
+pub use view::View;

@@ -1,0 +1,511 @@
+//! Performs the acts of a lab, step by step, before a renderer, and keeps the score.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+use std::{fmt, io};
+
+use anyhow::Result;
+
+use crate::narrate::fact::{Expected, Fact, Judgement, Unseen};
+use crate::narrate::step::{Act, Expectation, Kind, Question, Stage, Step, Typed};
+use crate::narrate::text::fill;
+use crate::narrate::view::View;
+use crate::netns::Isolation;
+use crate::wait;
+
+/// How long an expectation may take to come true. The kernel needs microseconds; a machine that
+/// does other work besides may need more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A demonstration that checks itself.
+#[derive(Clone, Copy)]
+pub struct Lab {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// One line: what it is about.
+    pub title: &'static str,
+    /// The sections of UNP (Stevens, Fenner, Rudoff: UNIX Network Programming, volume 1).
+    pub sections: &'static str,
+    /// A paragraph to begin with: the question that the lab answers.
+    pub about: &'static str,
+    /// What is performed, in this order.
+    pub acts: fn() -> Vec<Box<dyn Scene>>,
+}
+
+/// An act, whatever its stage.
+pub trait Scene {
+    /// What happens, in a few words.
+    fn title(&self) -> &'static str;
+    /// The steps, described without performing them.
+    fn outline(&self) -> Vec<String>;
+    /// Every question is answered, and by one of its choices; else what is wrong.
+    fn rehearse(&self) -> Result<(), String>;
+    /// Opens the stage and performs the steps.
+    fn perform(&self, place: &Isolation, show: &mut Performance<'_>) -> Result<(), Stop>;
+}
+
+/// Shows a performance to somebody.
+pub trait Renderer {
+    /// Shows what happened.
+    fn show(&mut self, event: &Event<'_>) -> io::Result<()>;
+
+    /// Waits until the audience is ready; not at all unless somebody is there.
+    fn pause(&mut self) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    /// The number of the choice that the audience believes in, counted from 0, if it has an
+    /// opinion. The question has been shown.
+    fn guess(&mut self, _question: &Question) -> Result<Option<usize>, Stop> {
+        Ok(None)
+    }
+}
+
+/// What there is to show.
+pub enum Event<'a> {
+    /// A lab begins.
+    Lab(&'a Lab, &'a Isolation),
+    /// An act begins: its number and title.
+    Act(usize, &'a str),
+    /// Something is told.
+    Explain(&'a str),
+    /// The audience is asked.
+    Ask(&'a Question),
+    /// Something is about to happen: what, how it is typed, with names filled in.
+    Do(&'a str, Typed, &'a str),
+    /// Something was seen: what, the command that shows it, and the view.
+    Show(&'a str, Typed, &'a str, &'a View),
+    /// A question is answered: by which choice (None: by none of them), and what was guessed.
+    Answer(&'a Question, Option<usize>, Option<usize>),
+    /// An expectation came out: what it is about, what was expected, the judgement.
+    Verdict(&'a str, &'a Expected, &'a Judgement),
+    /// A step could not be performed: what, and why.
+    Trouble(&'a str, &'a str),
+    /// The lab is over.
+    End(&'a Report),
+}
+
+/// Why a performance ends before its end.
+#[derive(Debug)]
+pub enum Stop {
+    /// The audience has had enough.
+    Quit,
+    /// What is shown cannot be written.
+    Output(io::Error),
+    /// A step could not be performed; it has been reported.
+    Trouble,
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// How a lab went.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Its name.
+    pub lab: &'static str,
+    /// How many expectations held, known variations included.
+    pub held: usize,
+    /// Known variations: what, and why.
+    pub varied: Vec<(String, &'static str)>,
+    /// What differed, as sentences: "X should have been Y, but was Z".
+    pub differences: Vec<String>,
+    /// What could not be seen here: what, and why.
+    pub skipped: Vec<(String, String)>,
+    /// Did the audience leave before the end?
+    pub quit: bool,
+}
+
+impl Report {
+    /// Did everything that was looked at hold? If `strict`, everything must have been looked at.
+    pub fn passed(&self, strict: bool) -> bool {
+        self.differences.is_empty() && (!strict || self.skipped.is_empty())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} facts as expected", self.lab, self.held)?;
+        if !self.varied.is_empty() {
+            write!(f, " ({} by a known variation)", self.varied.len())?;
+        }
+        write!(f, ", {} different", self.differences.len())?;
+        if !self.skipped.is_empty() {
+            write!(f, ", {} skipped", self.skipped.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl Lab {
+    /// Performs the lab before `renderer`. The only error is that it cannot be shown.
+    pub fn perform(&self, place: &Isolation, renderer: &mut dyn Renderer) -> io::Result<Report> {
+        let mut performance = Performance::of(self, renderer);
+        performance.renderer.show(&Event::Lab(self, place))?;
+        match performance.acts(&(self.acts)(), place) {
+            Ok(()) | Err(Stop::Trouble) => {}
+            Err(Stop::Quit) => performance.report.quit = true,
+            Err(Stop::Output(error)) => return Err(error),
+        }
+        let Performance {
+            renderer, report, ..
+        } = performance;
+        renderer.show(&Event::End(&report))?;
+        Ok(report)
+    }
+}
+
+/// A performance that is under way.
+pub struct Performance<'a> {
+    renderer: &'a mut dyn Renderer,
+    report: Report,
+    open_questions: VecDeque<(Question, Option<usize>)>,
+    patience: Duration,
+}
+
+impl<'a> Performance<'a> {
+    fn of(lab: &Lab, renderer: &'a mut dyn Renderer) -> Self {
+        Self {
+            renderer,
+            report: Report {
+                lab: lab.name,
+                ..Report::default()
+            },
+            open_questions: VecDeque::new(),
+            patience: PATIENCE,
+        }
+    }
+
+    fn acts(&mut self, acts: &[Box<dyn Scene>], place: &Isolation) -> Result<(), Stop> {
+        for (i, act) in acts.iter().enumerate() {
+            self.renderer.show(&Event::Act(i + 1, act.title()))?;
+            self.open_questions.clear();
+            act.perform(place, self)?;
+        }
+        Ok(())
+    }
+
+    fn step<S: Stage>(&mut self, step: &Step<S>, stage: &mut S) -> Result<(), Stop> {
+        let what = self.filled(step.what, stage)?;
+        match &step.kind {
+            Kind::Explain => self.renderer.show(&Event::Explain(&what))?,
+            Kind::Predict(question) => self.ask(*question)?,
+            Kind::Act(typed, body) => {
+                self.renderer.pause()?;
+                let input = self.filled(typed.text(), stage)?;
+                self.renderer.show(&Event::Do(&what, *typed, &input))?;
+                self.attempt(&what, body(stage))?;
+            }
+            Kind::Observe(typed, body) => {
+                // Looked at now, shown when the audience is ready: the facts are of this moment.
+                let input = self.filled(typed.text(), stage)?;
+                if let Some(view) = self.attempt(&what, body(stage))? {
+                    self.renderer.pause()?;
+                    self.renderer
+                        .show(&Event::Show(&what, *typed, &input, &view))?;
+                }
+            }
+            Kind::Expect(expectation) => self.judge(&what, expectation, stage)?,
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, question: Question) -> Result<(), Stop> {
+        self.renderer.show(&Event::Ask(&question))?;
+        let guess = self.renderer.guess(&question)?;
+        self.open_questions.push_back((question, guess));
+        Ok(())
+    }
+
+    fn judge<S>(
+        &mut self,
+        what: &str,
+        expectation: &Expectation<S>,
+        stage: &mut S,
+    ) -> Result<(), Stop> {
+        let (judgement, fact) = settle(what, expectation, stage, self.patience);
+        if expectation.answers {
+            self.answer(fact.as_ref())?;
+        }
+        let verdict = Event::Verdict(what, &expectation.expected, &judgement);
+        self.renderer.show(&verdict)?;
+        self.score(what, judgement);
+        Ok(())
+    }
+
+    fn answer(&mut self, fact: Option<&Fact>) -> Result<(), Stop> {
+        let Some((question, guess)) = self.open_questions.pop_front() else {
+            return Ok(());
+        };
+        let fact = fact.map(ToString::to_string);
+        let choice = question
+            .choices
+            .iter()
+            .position(|(choice, _)| Some(*choice) == fact.as_deref());
+        let answer = Event::Answer(&question, choice, guess);
+        Ok(self.renderer.show(&answer)?)
+    }
+
+    fn score(&mut self, what: &str, judgement: Judgement) {
+        let report = &mut self.report;
+        match judgement {
+            Judgement::Held(_) => report.held += 1,
+            Judgement::Varied(_, why) => {
+                report.held += 1;
+                report.varied.push((what.into(), why));
+            }
+            Judgement::Different(expected, observed) => report.differences.push(format!(
+                "{what} should have been {expected}, but was {observed}"
+            )),
+            Judgement::Unseen(why) => report.skipped.push((what.into(), why)),
+        }
+    }
+
+    /// What a step gave; None if it cannot be performed here and is skipped.
+    fn attempt<T>(&mut self, what: &str, result: Result<T>) -> Result<Option<T>, Stop> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.is::<Unseen>() => {
+                let unseen = Judgement::Unseen(error.to_string());
+                let nothing = Expected::from("");
+                let verdict = Event::Verdict(what, &nothing, &unseen);
+                self.renderer.show(&verdict)?;
+                self.score(what, unseen);
+                Ok(None)
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                self.renderer.show(&Event::Trouble(what, &why))?;
+                let sentence = format!("{what} should have been possible, but: {why}");
+                self.report.differences.push(sentence);
+                Err(Stop::Trouble)
+            }
+        }
+    }
+
+    fn filled(&mut self, template: &str, stage: &impl Stage) -> Result<String, Stop> {
+        let filled = fill(template, &stage.names());
+        self.attempt(template, filled)
+            .map(Option::unwrap_or_default)
+    }
+}
+
+/// Observes until the fact is as expected, or cannot be seen here, or patience ends.
+fn settle<S>(
+    what: &str,
+    expectation: &Expectation<S>,
+    stage: &mut S,
+    patience: Duration,
+) -> (Judgement, Option<Fact>) {
+    let expected = &expectation.expected;
+    let mut last = Ok(Fact::from("nothing"));
+    let as_expected = wait::eventually(what, patience, || {
+        last = (expectation.observe)(stage);
+        match &last {
+            Ok(fact) => expected.holds(fact).then_some(()),
+            Err(error) => error.is::<Unseen>().then_some(()),
+        }
+    });
+    match last {
+        Err(error) if error.is::<Unseen>() => (Judgement::Unseen(error.to_string()), None),
+        Err(error) => (different(expected, &format!("{error:#}")), None),
+        Ok(fact) if as_expected.is_ok() => (Judgement::Held(fact.clone()), Some(fact)),
+        Ok(fact) => (vary(expectation, &fact), Some(fact)),
+    }
+}
+
+fn vary<S>(expectation: &Expectation<S>, fact: &Fact) -> Judgement {
+    let known = expectation.variations.iter().find(|v| v.fact == *fact);
+    known.map_or_else(
+        || different(&expectation.expected, &fact.to_string()),
+        |variation| Judgement::Varied(fact.clone(), variation.reason),
+    )
+}
+
+fn different(expected: &Expected, observed: &str) -> Judgement {
+    Judgement::Different(expected.clone(), observed.into())
+}
+
+impl<S: Stage> Scene for Act<S> {
+    fn title(&self) -> &'static str {
+        self.title
+    }
+
+    fn outline(&self) -> Vec<String> {
+        self.steps.iter().map(ToString::to_string).collect()
+    }
+
+    fn rehearse(&self) -> Result<(), String> {
+        let mut open = VecDeque::new();
+        for step in &self.steps {
+            match &step.kind {
+                Kind::Predict(question) => open.push_back(question),
+                Kind::Expect(it) if it.answers => {
+                    let question = open.pop_front().ok_or("an answer, but no question")?;
+                    let expected = it.expected.to_string();
+                    if !question.choices.iter().any(|(fact, _)| *fact == expected) {
+                        return Err(format!("'{expected}' answers none of: {}", question.text));
+                    }
+                }
+                _ => {}
+            }
+        }
+        open.pop_front().map_or(Ok(()), |question| {
+            Err(format!("no answer to: {}", question.text))
+        })
+    }
+
+    fn perform(&self, place: &Isolation, show: &mut Performance<'_>) -> Result<(), Stop> {
+        let opened = show.attempt("setting the stage", (self.open)(place))?;
+        let Some(mut stage) = opened else {
+            return Ok(());
+        };
+        for step in &self.steps {
+            show.step(step, &mut stage)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::narrate::quiet::Quiet;
+    use crate::narrate::{keys, shell};
+    use anyhow::{anyhow, bail};
+
+    struct Counter(usize);
+
+    impl Stage for Counter {
+        fn names(&self) -> crate::narrate::Names {
+            vec![("n", self.0.to_string())]
+        }
+    }
+
+    fn counting() -> Act<Counter> {
+        Act::open("counting", |_| Ok(Counter(0)))
+            .explain("It stands at {n}.")
+            .predict(
+                "Where does it stand next?",
+                &[("0", "at zero"), ("1", "at one")],
+            )
+            .act("Push it.", shell("push {n}"), |counter| {
+                counter.0 += 1;
+                Ok(())
+            })
+            .answer("the counter", "1", |counter| Ok(counter.0))
+            .observe("Look.", Typed::Nothing, |counter| {
+                Ok(View::Printed(format!("{} it is", counter.0)))
+            })
+    }
+
+    fn play(act: Act<Counter>) -> (Report, String) {
+        let mut quiet = Quiet::new();
+        let plain = Isolation::Plain("a unit test".into());
+        let lab = Lab {
+            name: "counting",
+            title: "How far it counts",
+            sections: "0.0",
+            about: "A counter.",
+            acts: Vec::new,
+        };
+        let mut performance = Performance::of(&lab, &mut quiet);
+        performance.patience = Duration::from_millis(20);
+        let acts: [Box<dyn Scene>; 1] = [Box::new(act)];
+        let outcome = performance.acts(&acts, &plain);
+        assert!(matches!(outcome, Ok(()) | Err(Stop::Trouble)));
+        let report = performance.report;
+        (report, quiet.transcript())
+    }
+
+    #[test]
+    fn a_list_of_steps_is_performed_in_order_with_names_filled_in() {
+        let (report, transcript) = play(counting());
+        assert!(report.passed(true), "{transcript}");
+        assert_eq!(report.held, 1);
+        let told = [
+            "It stands at 0",
+            "Where does it",
+            "$ push 0",
+            "OK",
+            "1 it is",
+        ];
+        let places: Vec<_> = told.iter().map(|t| transcript.find(t)).collect();
+        assert!(places.iter().all(Option::is_some), "{transcript}");
+        assert!(places.is_sorted(), "{transcript}");
+    }
+
+    #[test]
+    fn the_same_list_describes_itself_without_running() {
+        let outline = counting().outline();
+        assert_eq!(outline[0], "explain  It stands at {n}.");
+        assert_eq!(outline[2], "act      Push it. [$ push {n}]");
+        assert_eq!(outline[3], "expect   the counter: 1");
+    }
+
+    #[test]
+    fn what_differs_is_said_with_what_should_have_been() {
+        let (report, transcript) = play(counting().expect("a second push", 2, |c| Ok(c.0)));
+        assert!(!report.passed(false));
+        let sentence = "a second push should have been 2, but was 1";
+        assert_eq!(report.differences, [sentence]);
+        assert!(transcript.contains("DIFFERENT"), "{transcript}");
+        assert!(
+            transcript.contains("$ push 0"),
+            "the steps so far: {transcript}"
+        );
+    }
+
+    #[test]
+    fn a_known_variation_is_right_and_named() {
+        let act = counting()
+            .expect("the counter in words", "one", |_| Ok("uno"))
+            .or_known("uno", "Italian kernels");
+        let (report, transcript) = play(act);
+        assert!(report.passed(true), "{transcript}");
+        assert_eq!(report.varied.len(), 1);
+        assert!(transcript.contains("Italian kernels"), "{transcript}");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_skipped_and_strictness_minds() {
+        let act = counting().expect("packets", 1, |_| -> Result<usize> {
+            Err(Unseen("no namespaces here".into()).into())
+        });
+        let (report, transcript) = play(act);
+        assert!(report.passed(false) && !report.passed(true));
+        assert!(transcript.contains("SKIP"), "{transcript}");
+        assert!(transcript.contains("no namespaces here"), "{transcript}");
+    }
+
+    #[test]
+    fn trouble_ends_the_lab_and_counts_as_different() {
+        let act = counting()
+            .act("Break it.", keys("crash"), |_| bail!("it broke"))
+            .explain("never told");
+        let (report, transcript) = play(act);
+        assert!(!report.passed(false));
+        assert!(transcript.contains("it broke"), "{transcript}");
+        assert!(!transcript.contains("never told"), "{transcript}");
+    }
+
+    #[test]
+    fn a_name_that_nobody_explains_is_trouble() {
+        let (report, _) = play(counting().explain("{who} is that?"));
+        assert!(report.differences[0].contains("{who}"), "{report:?}");
+    }
+
+    #[test]
+    fn rehearsing_finds_questions_without_answers() {
+        assert_eq!(counting().rehearse(), Ok(()));
+        let act = counting().predict("And then?", &[("2", "two")]);
+        assert!(act.rehearse().is_err_and(|e| e.contains("And then?")));
+        let act = counting()
+            .predict("And then?", &[("2", "two")])
+            .answer("it", "3", |_| Err::<usize, _>(anyhow!("never asked")));
+        assert!(act.rehearse().is_err_and(|e| e.contains("'3'")));
+    }
+}

@@ -1,0 +1,251 @@
+//! The steps a lab is made of: values that run and describe themselves.
+//!
+//! An [`Act`] opens a stage (starts the programs) and lists its steps in the order in which a
+//! class sees them; it reads like a screenplay:
+//!
+//! ```
+//! # use tcpecho_lab::narrate::{Act, Names, Stage, shell};
+//! # struct Counter(usize);
+//! # impl Stage for Counter { fn names(&self) -> Names { Names::new() } }
+//! Act::open("counting", |_surroundings| Ok(Counter(0)))
+//!     .explain("A counter that nobody has touched stands at zero.")
+//!     .predict("Where does it stand after one push?", &[("0", "still at zero"), ("1", "at one")])
+//!     .act("Push it.", shell("push"), |counter| Ok(counter.0 += 1))
+//!     .answer("the counter", "1", |counter| Ok(counter.0));
+//! ```
+//!
+//! Nothing runs while the list is made. The same list is performed aloud, performed quietly as a
+//! test, and (without being performed) says what it would do.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::narrate::fact::{Expected, Fact, Variation};
+use crate::narrate::text::Names;
+use crate::narrate::view::View;
+use crate::netns::Isolation;
+
+/// What the steps of an act work with: the programs it started, the capture, the clock. Dropping
+/// it must leave nothing behind.
+pub trait Stage {
+    /// What `{name}` means in the texts and commands of this act, at this moment.
+    fn names(&self) -> Names;
+}
+
+/// What somebody types to make a step happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Typed {
+    /// A command, in a shell.
+    Shell(&'static str),
+    /// A line, into the program that has the keyboard.
+    Keys(&'static str),
+    /// Nothing: time passes.
+    Nothing,
+}
+
+impl Typed {
+    /// What is typed, names still in braces.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Shell(text) | Self::Keys(text) => text,
+            Self::Nothing => "",
+        }
+    }
+}
+
+/// A command typed in a shell.
+pub const fn shell(command: &'static str) -> Typed {
+    Typed::Shell(command)
+}
+
+/// A line typed into the program that has the keyboard.
+pub const fn keys(line: &'static str) -> Typed {
+    Typed::Keys(line)
+}
+
+/// A question to the audience. The choices are facts that the kernel may show; the answer is the
+/// one it does show.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The question.
+    pub text: &'static str,
+    /// The fact that would answer it, and what it means in words.
+    pub choices: &'static [(&'static str, &'static str)],
+}
+
+type Body<S, T> = Box<dyn Fn(&mut S) -> Result<T>>;
+
+/// One step; see [`Act`] for how to write one.
+pub struct Step<S> {
+    /// What it is, in words; `{name}`s are filled in when it is performed.
+    pub what: &'static str,
+    /// What kind of step it is, and what it does.
+    pub kind: Kind<S>,
+}
+
+/// The kinds of steps.
+pub enum Kind<S> {
+    /// Tells something.
+    Explain,
+    /// Asks the audience what will happen. A later [`Kind::Expect`] answers.
+    Predict(Question),
+    /// Makes something happen.
+    Act(Typed, Body<S, ()>),
+    /// Looks, and shows what is seen.
+    Observe(Typed, Body<S, View>),
+    /// Asserts a fact.
+    Expect(Expectation<S>),
+}
+
+/// A fact that must be observed.
+pub struct Expectation<S> {
+    /// What the fact must be.
+    pub expected: Expected,
+    /// What else it may be.
+    pub variations: Vec<Variation>,
+    /// Is it the answer to the oldest open question?
+    pub answers: bool,
+    /// Asks the kernel. Asked again until the fact is as expected or the patience ends.
+    pub observe: Body<S, Fact>,
+}
+
+/// A stage and the steps performed on it.
+pub struct Act<S> {
+    /// What happens, in a few words.
+    pub title: &'static str,
+    pub(crate) open: Box<dyn Fn(&Isolation) -> Result<S>>,
+    pub(crate) steps: Vec<Step<S>>,
+}
+
+impl<S: Stage> Act<S> {
+    /// An act on a stage that `open` makes, knowing where it runs.
+    pub fn open(title: &'static str, open: impl Fn(&Isolation) -> Result<S> + 'static) -> Self {
+        Self {
+            title,
+            open: Box::new(open),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Tells something: what is on the stage, what the book says, what this kernel did.
+    #[must_use]
+    pub fn explain(self, text: &'static str) -> Self {
+        self.then(text, Kind::Explain)
+    }
+
+    /// Asks the audience; each choice is the fact that would answer, and the same in words. Say
+    /// with [`Act::answer`] later how the kernel answers.
+    #[must_use]
+    pub fn predict(
+        self,
+        text: &'static str,
+        choices: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        self.then(text, Kind::Predict(Question { text, choices }))
+    }
+
+    /// Makes something happen, the way a student would by typing `typed`.
+    #[must_use]
+    pub fn act(
+        self,
+        what: &'static str,
+        typed: Typed,
+        body: impl Fn(&mut S) -> Result<()> + 'static,
+    ) -> Self {
+        self.then(what, Kind::Act(typed, Box::new(body)))
+    }
+
+    /// Looks, the way a student would by typing `typed`, and shows what is seen.
+    #[must_use]
+    pub fn observe(
+        self,
+        what: &'static str,
+        typed: Typed,
+        body: impl Fn(&mut S) -> Result<View> + 'static,
+    ) -> Self {
+        self.then(what, Kind::Observe(typed, Box::new(body)))
+    }
+
+    /// Asserts that the kernel shows `expected`, now or very soon.
+    #[must_use]
+    pub fn expect<T: Into<Fact>>(
+        self,
+        what: &'static str,
+        expected: impl Into<Expected>,
+        observe: impl Fn(&mut S) -> Result<T> + 'static,
+    ) -> Self {
+        self.then(what, Kind::Expect(expectation(expected, observe)))
+    }
+
+    /// As [`Act::expect`], and the fact answers the oldest question that is still open.
+    #[must_use]
+    pub fn answer<T: Into<Fact>>(
+        self,
+        what: &'static str,
+        expected: impl Into<Expected>,
+        observe: impl Fn(&mut S) -> Result<T> + 'static,
+    ) -> Self {
+        let expectation = Expectation {
+            answers: true,
+            ..expectation(expected, observe)
+        };
+        self.then(what, Kind::Expect(expectation))
+    }
+
+    /// The expectation just stated also holds with this value, for this reason.
+    ///
+    /// # Panics
+    ///
+    /// If the last step is not an expectation.
+    #[must_use]
+    pub fn or_known(mut self, fact: impl Into<Fact>, reason: &'static str) -> Self {
+        let last = self.steps.last_mut().map(|step| &mut step.kind);
+        let Some(Kind::Expect(expectation)) = last else {
+            panic!("or_known varies the expectation before it, and there is none");
+        };
+        let fact = fact.into();
+        expectation.variations.push(Variation { fact, reason });
+        self
+    }
+
+    fn then(mut self, what: &'static str, kind: Kind<S>) -> Self {
+        self.steps.push(Step { what, kind });
+        self
+    }
+}
+
+fn expectation<S, T: Into<Fact>>(
+    expected: impl Into<Expected>,
+    observe: impl Fn(&mut S) -> Result<T> + 'static,
+) -> Expectation<S> {
+    Expectation {
+        expected: expected.into(),
+        variations: Vec::new(),
+        answers: false,
+        observe: Box::new(move |stage| observe(stage).map(Into::into)),
+    }
+}
+
+/// Steps describe themselves without being performed; names stay in braces.
+impl<S> fmt::Display for Step<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Explain => write!(f, "explain  {}", self.what),
+            Kind::Predict(_) => write!(f, "predict  {}", self.what),
+            Kind::Act(typed, _) => write!(f, "act      {}{typed}", self.what),
+            Kind::Observe(typed, _) => write!(f, "observe  {}{typed}", self.what),
+            Kind::Expect(it) => write!(f, "expect   {}: {}", self.what, it.expected),
+        }
+    }
+}
+
+impl fmt::Display for Typed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shell(command) => write!(f, " [$ {command}]"),
+            Self::Keys(line) => write!(f, " [type: {line}]"),
+            Self::Nothing => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Shows a performance on a terminal or in a pipe: for a class that reads it from a projector.
+//!
+//! Colours are the writer's business (anstream drops them where they are not wanted); no meaning
+//! hangs on them alone.
+
+use std::fmt::Display;
+use std::io::{self, BufRead, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::narrate::fact::{Expected, Judgement};
+use crate::narrate::perform::{Event, Lab, Renderer, Report, Stop};
+use crate::narrate::step::{Question, Typed};
+use crate::narrate::text::wrap;
+use crate::narrate::view::View;
+use crate::netns::Isolation;
+
+const HEADING: Style = AnsiColor::Cyan.on_default().bold();
+const STRONG: Style = Style::new().bold();
+const TYPED: Style = AnsiColor::Yellow.on_default().bold();
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+
+/// Goes one line up and clears it.
+const RUB_OUT: &str = "\x1b[1A\x1b[2K\r";
+/// Where what was typed and what came out begins.
+const INDENT: usize = 4;
+
+/// How the performance goes on from step to step.
+enum Pace {
+    /// Without waiting for anybody.
+    Automatic,
+    /// When somebody presses Enter.
+    Stepwise(Box<dyn BufRead>),
+}
+
+/// A page of a certain width that is written from top to bottom.
+pub struct Terminal<W> {
+    out: W,
+    width: usize,
+    pace: Pace,
+}
+
+impl<W: Write> Terminal<W> {
+    /// Goes on by itself. Lines have at most `width` columns, within reason.
+    pub fn automatic(out: W, width: usize) -> Self {
+        Self {
+            out,
+            width: width.clamp(60, 120),
+            pace: Pace::Automatic,
+        }
+    }
+
+    /// Waits for Enter from `keyboard` before each step.
+    pub fn stepwise(out: W, width: usize, keyboard: impl BufRead + 'static) -> Self {
+        Self {
+            pace: Pace::Stepwise(Box::new(keyboard)),
+            ..Self::automatic(out, width)
+        }
+    }
+
+    /// What the page is written on.
+    pub fn written(&self) -> &W {
+        &self.out
+    }
+
+    fn lab(&mut self, lab: &Lab, place: &Isolation) -> io::Result<()> {
+        let rule = "=".repeat(self.width);
+        let sections = format!("UNP {}", lab.sections);
+        let gap = self.width.saturating_sub(lab.name.len() + sections.len());
+        writeln!(self.out, "{HEADING}{rule}{HEADING:#}")?;
+        writeln!(
+            self.out,
+            "{HEADING}{}{:gap$}{sections}{HEADING:#}",
+            lab.name, ""
+        )?;
+        writeln!(self.out, "{STRONG}{}{STRONG:#}", lab.title)?;
+        writeln!(self.out, "{HEADING}{rule}{HEADING:#}\n")?;
+        self.paragraph(lab.about, 0)?;
+        if let Isolation::Plain(why) = place {
+            let note = format!(
+                "On plain loopback, without packets and among the host's other sockets: {why}."
+            );
+            writeln!(self.out)?;
+            self.styled(DOUBTFUL, &note, 0)?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, number: usize, title: &str) -> io::Result<()> {
+        let heading = format!("-- Act {number}: {title} ");
+        let rest = "-".repeat(self.width.saturating_sub(heading.len()));
+        writeln!(self.out, "\n\n{HEADING}{heading}{rest}{HEADING:#}")
+    }
+
+    fn typed(&mut self, typed: Typed, text: &str) -> io::Result<()> {
+        let prompt = match typed {
+            Typed::Shell(_) => "$",
+            Typed::Keys(_) => "keyboard:",
+            Typed::Nothing => return Ok(()),
+        };
+        writeln!(self.out, "{:INDENT$}{TYPED}{prompt} {text}{TYPED:#}", "")
+    }
+
+    fn step(&mut self, what: &str, typed: Typed, text: &str) -> io::Result<()> {
+        writeln!(self.out)?;
+        self.styled(STRONG, what, 0)?;
+        self.typed(typed, text)
+    }
+
+    fn view(&mut self, view: &View) -> io::Result<()> {
+        match view {
+            View::Printed(text) => self.output(text),
+            View::AsWouldShow { tool, text } => {
+                let note =
+                    format!("({tool} is not installed; the same facts, as it would show them)");
+                self.styled(DOUBTFUL, &note, INDENT)?;
+                self.output(text)
+            }
+            View::Ladder(ladder) => {
+                let drawing = ladder.draw(self.width);
+                drawing
+                    .lines()
+                    .try_for_each(|line| writeln!(self.out, "{line}"))
+            }
+        }
+    }
+
+    /// What a program printed: line by line as it is, cut off at the right margin.
+    fn output(&mut self, text: &str) -> io::Result<()> {
+        for line in text.lines() {
+            let room = self.width - INDENT;
+            let line: String = line.trim_end().chars().take(room).collect();
+            writeln!(self.out, "{:INDENT$}{line}", "")?;
+        }
+        Ok(())
+    }
+
+    fn question(&mut self, question: &Question) -> io::Result<()> {
+        writeln!(self.out)?;
+        self.styled(STRONG, &format!("? {}", question.text), 0)?;
+        for (i, (_, words)) in question.choices.iter().enumerate() {
+            self.paragraph(&format!("{}) {words}", i + 1), INDENT)?;
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        question: &Question,
+        choice: Option<usize>,
+        guess: Option<usize>,
+    ) -> io::Result<()> {
+        let answer = choice.map_or_else(
+            || "Answer: none of the choices.".to_string(),
+            |i| format!("Answer {}: {}.", i + 1, question.choices[i].1),
+        );
+        let reply = match guess {
+            None => String::new(),
+            Some(guess) if Some(guess) == choice => " You were right.".into(),
+            Some(guess) => format!(" You said {}.", guess + 1),
+        };
+        writeln!(self.out)?;
+        self.styled(STRONG, &format!("! {answer}{reply}"), 0)
+    }
+
+    fn verdict(
+        &mut self,
+        what: &str,
+        expected: &Expected,
+        judgement: &Judgement,
+    ) -> io::Result<()> {
+        let (style, word, text) = match judgement {
+            Judgement::Held(fact) => match expected {
+                Expected::Is(_) => (GOOD, "OK", format!("{what}: {fact}")),
+                _ => (GOOD, "OK", format!("{what}: {fact} ({expected})")),
+            },
+            Judgement::Varied(fact, why) => (
+                DOUBTFUL,
+                "VARIATION",
+                format!("{what}: {fact} instead of {expected}; {why}"),
+            ),
+            Judgement::Different(expected, observed) => (
+                BAD,
+                "DIFFERENT",
+                format!("{what}: should have been {expected}, but was {observed}"),
+            ),
+            Judgement::Unseen(why) => (DOUBTFUL, "SKIP", format!("{what}: {why}")),
+        };
+        self.marked(style, word, &text)
+    }
+
+    fn marked(&mut self, style: Style, word: &str, text: &str) -> io::Result<()> {
+        const MARK: usize = 11;
+        let lines = wrap(text, self.width - MARK);
+        for (i, line) in lines.iter().enumerate() {
+            let word = if i == 0 { word } else { "" };
+            writeln!(self.out, "{style}{word:<MARK$}{style:#}{line}")?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, report: &Report) -> io::Result<()> {
+        writeln!(self.out)?;
+        for sentence in &report.differences {
+            self.marked(BAD, "DIFFERENT", sentence)?;
+        }
+        let style = if report.passed(false) { GOOD } else { BAD };
+        let left = if report.quit { " (left early)" } else { "" };
+        self.styled(style, &format!("{report}{left}"), 0)
+    }
+
+    fn paragraph(&mut self, text: &str, indent: usize) -> io::Result<()> {
+        self.styled(Style::new(), text, indent)
+    }
+
+    fn styled(&mut self, style: Style, text: &str, indent: usize) -> io::Result<()> {
+        for line in wrap(text, self.width - indent) {
+            writeln!(self.out, "{:indent$}{style}{line}{style:#}", "")?;
+        }
+        Ok(())
+    }
+
+    /// Asks for a line; None when nobody has to be asked. The prompt is rubbed out afterwards, so
+    /// that what stays on the screen reads on.
+    fn prompt(&mut self, prompt: impl Display) -> Result<Option<String>, Stop> {
+        let Pace::Stepwise(keyboard) = &mut self.pace else {
+            return Ok(None);
+        };
+        write!(self.out, "\n{prompt} ")?;
+        self.out.flush()?;
+        let mut line = String::new();
+        let read = keyboard.read_line(&mut line)?;
+        if read == 0 || line.trim().eq_ignore_ascii_case("q") {
+            writeln!(self.out)?;
+            return Err(Stop::Quit);
+        }
+        write!(self.out, "{RUB_OUT}{RUB_OUT}")?;
+        if line.trim().eq_ignore_ascii_case("s") {
+            self.pace = Pace::Automatic;
+            return Ok(None);
+        }
+        Ok(Some(line.trim().to_string()))
+    }
+}
+
+impl<W: Write> Renderer for Terminal<W> {
+    fn show(&mut self, event: &Event<'_>) -> io::Result<()> {
+        match event {
+            Event::Lab(lab, place) => self.lab(lab, place),
+            Event::Act(number, title) => self.act(*number, title),
+            Event::Explain(text) => {
+                writeln!(self.out)?;
+                self.paragraph(text, 0)
+            }
+            Event::Ask(question) => self.question(question),
+            Event::Do(what, typed, text) => self.step(what, *typed, text),
+            Event::Show(what, typed, text, view) => {
+                self.step(what, *typed, text)?;
+                self.view(view)
+            }
+            Event::Answer(question, choice, guess) => self.answer(question, *choice, *guess),
+            Event::Verdict(what, expected, judgement) => self.verdict(what, expected, judgement),
+            Event::Trouble(what, why) => self.marked(BAD, "TROUBLE", &format!("{what}: {why}")),
+            Event::End(report) => self.end(report),
+        }?;
+        self.out.flush()
+    }
+
+    fn pause(&mut self) -> Result<(), Stop> {
+        self.prompt("[Enter] next   [s] no more pauses   [q] quit")
+            .map(drop)
+    }
+
+    fn guess(&mut self, question: &Question) -> Result<Option<usize>, Stop> {
+        let count = question.choices.len();
+        let prompt = format!("Your guess, 1 to {count} ([Enter] none, [q] quit):");
+        loop {
+            let Some(line) = self.prompt(&prompt)? else {
+                return Ok(None);
+            };
+            match line.parse::<usize>() {
+                Ok(number) if (1..=count).contains(&number) => return Ok(Some(number - 1)),
+                _ if line.is_empty() => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const WHERE: Question = Question {
+        text: "Where?",
+        choices: &[("a", "here"), ("b", "there")],
+    };
+
+    fn page(typed: &'static str) -> Terminal<Vec<u8>> {
+        Terminal::stepwise(Vec::new(), 80, typed.as_bytes())
+    }
+
+    fn shown(events: &[Event<'_>]) -> String {
+        let mut page = Terminal::automatic(anstream::StripStream::new(Vec::new()), 60);
+        for event in events {
+            page.show(event).expect("a vector takes everything");
+        }
+        String::from_utf8(page.out.into_inner()).expect("ASCII")
+    }
+
+    #[test]
+    fn guesses_are_numbers_or_nothing() {
+        let guess = |typed| page(typed).guess(&WHERE);
+        assert!(matches!(guess("2\n"), Ok(Some(1))));
+        assert!(matches!(guess("\n"), Ok(None)));
+        assert!(matches!(guess("9\nx\n1\n"), Ok(Some(0))));
+        assert!(matches!(guess("q\n"), Err(Stop::Quit)));
+        assert!(matches!(guess(""), Err(Stop::Quit)), "end of input");
+    }
+
+    #[test]
+    fn s_ends_the_pauses() {
+        let mut page = page("\ns\nq\n");
+        for _ in 0..5 {
+            assert!(page.pause().is_ok());
+        }
+        assert!(matches!(page.guess(&WHERE), Ok(None)));
+    }
+
+    #[test]
+    fn a_verdict_says_its_word_and_stays_in_its_width() {
+        let expected = Expected::from("0");
+        let different = Judgement::Different(expected.clone(), "-1 ECONNRESET ".repeat(9));
+        let text = shown(&[Event::Verdict("what read returned", &expected, &different)]);
+        assert!(
+            text.starts_with("DIFFERENT  what read returned: should"),
+            "{text}"
+        );
+        assert!(text.lines().all(|line| line.len() <= 60), "{text}");
+        let limit = Expected::Below(Duration::from_secs(1));
+        let held = Judgement::Held(Duration::from_millis(20).into());
+        let text = shown(&[Event::Verdict("it took", &limit, &held)]);
+        assert_eq!(text, "OK         it took: 20 ms (less than 1.00 s)\n");
+    }
+
+    #[test]
+    fn a_stand_in_for_a_tool_is_marked() {
+        let view = View::AsWouldShow {
+            tool: "ss".into(),
+            text: "LISTEN 0 1024".into(),
+        };
+        let text = shown(&[Event::Show("Look.", Typed::Shell("ss"), "ss -tan", &view)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[1..3], ["Look.", "    $ ss -tan"]);
+        assert!(lines[3].contains("ss is not installed"), "{text}");
+        assert_eq!(lines.last(), Some(&"    LISTEN 0 1024"));
+    }
+}
