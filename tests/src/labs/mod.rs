@@ -1,0 +1,69 @@
+//! The labs: demonstrations that check themselves, one file each.
+//!
+//! A new lab is a file here with a `pub static LAB`, a `mod` line, and its name in the list below.
+//! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
+
+pub mod pair;
+mod premature_termination;
+pub mod states;
+
+use crate::narrate::Lab;
+
+/// The one list of labs: hands the names of their modules to the macro called `$then`.
+#[macro_export]
+macro_rules! every_lab {
+    ($then:ident) => {
+        $then! { premature_termination }
+    };
+}
+
+macro_rules! register {
+    ($($lab:ident)*) => {
+        /// All labs, in the order of the course.
+        pub static ALL: &[&Lab] = &[$(&$lab::LAB),*];
+    };
+}
+
+every_lab!(register);
+
+/// The lab of this name, as written on the command line or as its module is called.
+pub fn find(name: &str) -> Option<&'static Lab> {
+    let name = name.replace('_', "-");
+    ALL.iter().find(|lab| lab.name == name).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labs_are_complete_before_they_are_performed() {
+        for lab in ALL {
+            assert_eq!(find(lab.name).map(|l| l.title), Some(lab.title));
+            let acts = (lab.acts)();
+            assert!(!acts.is_empty(), "{} has no act", lab.name);
+            for act in acts {
+                assert_eq!(act.rehearse(), Ok(()), "{}: {}", lab.name, act.title());
+                assert!(!act.outline().is_empty(), "{}: {}", lab.name, act.title());
+            }
+        }
+    }
+
+    #[test]
+    fn a_module_has_the_name_of_its_lab() {
+        macro_rules! names {
+            ($($lab:ident)*) => { [$(stringify!($lab)),*] };
+        }
+        for (module, lab) in every_lab!(names).iter().zip(ALL) {
+            assert_eq!(module.replace('_', "-"), lab.name);
+        }
+    }
+
+    #[test]
+    fn titles_fit_a_table_of_eighty_columns() {
+        for lab in ALL {
+            let line = lab.name.len() + lab.title.len() + lab.sections.len() + 4;
+            assert!(line <= 80, "{}: {line} columns", lab.name);
+        }
+    }
+}
