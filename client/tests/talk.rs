@@ -71,8 +71,11 @@ impl Talk {
         self.client
     }
 
-    /// Closes our end; nothing may be unread, or it is a reset.
+    /// Closes our end; nothing may be unread, or it is a reset. The FIN has arrived when this
+    /// returns: a reset that overtakes it would be what the client sees.
     fn close(self) -> Child {
+        self.server.shutdown(Shutdown::Write).expect("our FIN");
+        wait_until_received(&self.server);
         self.client
     }
 }
@@ -124,7 +127,7 @@ fn echo_to_the_end(mut server: &TcpStream) {
     server.shutdown(Shutdown::Write).expect("our FIN");
 }
 
-/// Waits until the client's kernel has all that we sent: a reset would take the rest with it.
+/// Waits until the client's kernel has all that we sent, the FIN included.
 #[expect(unsafe_code)]
 fn wait_until_received(server: &TcpStream) {
     let start = Instant::now();
@@ -175,7 +178,10 @@ fn four_megabytes_in_one_line_come_back_as_they_were() {
 #[test]
 fn files_and_the_null_device_can_be_stdin() {
     for mode in MODES {
-        for path in ["/dev/null", file!().trim_start_matches("client/")] {
+        for path in [
+            "/dev/null",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/src/session.rs"),
+        ] {
             let stdin = File::open(path).expect("there");
             let talk = Talk::start(mode, stdin, Stdio::piped());
             echo_to_the_end(&talk.server);
@@ -273,10 +279,11 @@ fn an_answer_cut_short_is_delivered_and_the_rest_told() {
 fn an_end_is_told_although_nobody_reads_stdout_and_all_is_delivered_when_somebody_does() {
     for is_reset in [false, true] {
         let mut talk = Talk::piped("multiplexed");
-        // More than a pipe and the client's buffer hold, less than fills the window as well: a FIN
-        // cannot leave the server before the data in front of it.
-        let bytes = vec![b'x'; 350_000];
+        // More than the client's buffer takes, less than fills the window as well: a FIN cannot
+        // leave the server before the data in front of it.
+        let bytes = vec![b'x'; 300_000];
         talk.server.write_all(&bytes).expect("buffered");
+        // A reset would take with it what is still on the way.
         wait_until_received(&talk.server);
         let mut stderr = talk.client.stderr.take().expect("a pipe");
         let mut client = if is_reset { talk.reset() } else { talk.close() };
