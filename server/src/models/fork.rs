@@ -135,8 +135,6 @@ fn be_child(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) {
 fn stop(server: Server, mut children: Children) {
     server.counters.stopping();
     server.listener.do_not_block();
-    let in_time =
-        || signals::deadline(server.config.grace).is_none_or(|deadline| Instant::now() < deadline);
     while signals::in_time(server.config.grace) {
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => start_child(&server, &mut children, stream, peer),

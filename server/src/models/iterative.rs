@@ -77,8 +77,6 @@ fn talk(server: &Server, started: Instant, stream: OwnedFd, peer: Peer) {
 fn stop(server: Server, started: Instant) {
     server.counters.stopping();
     server.listener.do_not_block();
-    let in_time =
-        || signals::deadline(server.config.grace).is_none_or(|deadline| Instant::now() < deadline);
     while signals::in_time(server.config.grace) {
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => talk(&server, started, stream, peer),

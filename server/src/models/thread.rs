@@ -114,8 +114,6 @@ fn be_thread(config: &Config, counters: &Counters, member: &Member, stream: Owne
 fn stop(server: Server, crew: &Arc<Crew>) {
     server.counters.stopping();
     server.listener.do_not_block();
-    let in_time =
-        || signals::deadline(server.config.grace).is_none_or(|deadline| Instant::now() < deadline);
     while signals::in_time(server.config.grace) {
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => start_thread(&server, crew, stream, peer),
