@@ -6,6 +6,7 @@
 
 pub mod binaries;
 pub mod client;
+pub mod labs;
 pub mod narrate;
 pub mod netns;
 pub mod observe;

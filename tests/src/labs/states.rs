@@ -7,10 +7,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::observe::sockets::{self, Socket, State};
-use crate::wait::now;
 
 const INTERVAL: Duration = Duration::from_millis(1);
 
@@ -47,7 +46,9 @@ impl StateLog {
                 if let Ok(all) = sockets::tcp() {
                     let sockets = sockets::with_port(&all, port);
                     let news = difference(now(), &before, &sockets);
-                    log.lock().unwrap_or_else(PoisonError::into_inner).extend(news);
+                    log.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .extend(news);
                     before = sockets;
                 }
                 thread::sleep(INTERVAL);
@@ -77,6 +78,12 @@ impl Drop for StateLog {
     }
 }
 
+/// Nanoseconds of `CLOCK_REALTIME`.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
 fn difference(at: u64, before: &[Socket], after: &[Socket]) -> Vec<Change> {
     let same = |a: &Socket, b: &Socket| (a.local, a.remote) == (b.local, b.remote);
     let change = |socket: &Socket, state| Change {
@@ -89,7 +96,9 @@ fn difference(at: u64, before: &[Socket], after: &[Socket]) -> Vec<Change> {
         let old = before.iter().find(|old| same(old, socket));
         old.is_none_or(|old| old.state != socket.state)
     });
-    let gone = before.iter().filter(|old| !after.iter().any(|new| same(old, new)));
+    let gone = before
+        .iter()
+        .filter(|old| !after.iter().any(|new| same(old, new)));
     new.map(|socket| change(socket, Some(socket.state)))
         .chain(gone.map(|socket| change(socket, None)))
         .collect()

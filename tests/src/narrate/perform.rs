@@ -199,18 +199,28 @@ impl<'a> Performance<'a> {
                 self.renderer.show(&Event::Do(&what, *typed, &input))?;
                 self.attempt(&what, body(stage))?;
             }
-            Kind::Observe(typed, body) => {
-                // Looked at now, shown when the audience is ready: the facts are of this moment.
-                let input = self.filled(typed.text(), stage)?;
-                if let Some(view) = self.attempt(&what, body(stage))? {
-                    self.renderer.pause()?;
-                    self.renderer
-                        .show(&Event::Show(&what, *typed, &input, &view))?;
+            // Looked at now, shown when the audience is ready: the facts are of this moment.
+            Kind::Observe(command, facts) => {
+                let input = self.filled(command, stage)?;
+                if let Some(facts) = self.attempt(&what, facts(stage))? {
+                    let view = View::by(&input, facts);
+                    self.present(&what, Typed::Shell(command), &input, &view)?;
+                }
+            }
+            Kind::Show(look) => {
+                if let Some(view) = self.attempt(&what, look(stage))? {
+                    self.present(&what, Typed::Nothing, "", &view)?;
                 }
             }
             Kind::Expect(expectation) => self.judge(&what, expectation, stage)?,
         }
         Ok(())
+    }
+
+    fn present(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
+        self.renderer.pause()?;
+        let event = Event::Show(what, typed, input, view);
+        Ok(self.renderer.show(&event)?)
     }
 
     fn ask(&mut self, question: Question) -> Result<(), Stop> {
@@ -224,7 +234,7 @@ impl<'a> Performance<'a> {
         &mut self,
         what: &str,
         expectation: &Expectation<S>,
-        stage: &mut S,
+        stage: &S,
     ) -> Result<(), Stop> {
         let (judgement, fact) = settle(what, expectation, stage, self.patience);
         if expectation.answers {
@@ -297,7 +307,7 @@ impl<'a> Performance<'a> {
 fn settle<S>(
     what: &str,
     expectation: &Expectation<S>,
-    stage: &mut S,
+    stage: &S,
     patience: Duration,
 ) -> (Judgement, Option<Fact>) {
     let expected = &expectation.expected;
@@ -397,8 +407,8 @@ mod tests {
                 Ok(())
             })
             .answer("the counter", "1", |counter| Ok(counter.0))
-            .observe("Look.", Typed::Nothing, |counter| {
-                Ok(View::Printed(format!("{} it is", counter.0)))
+            .observe("Look.", "echo {n} it is", |counter| {
+                Ok(format!("{}", counter.0))
             })
     }
 

@@ -74,7 +74,12 @@ pub struct Question {
     pub choices: &'static [(&'static str, &'static str)],
 }
 
-type Body<S, T> = Box<dyn Fn(&mut S) -> Result<T>>;
+/// Changes what is on the stage.
+type Deed<S> = Box<dyn Fn(&mut S) -> Result<()>>;
+/// Looks, and changes nothing.
+type Look<S, T> = Box<dyn Fn(&S) -> Result<T>>;
+/// Makes a stage.
+type Open<S> = Box<dyn Fn(&Isolation) -> Result<S>>;
 
 /// One step; see [`Act`] for how to write one.
 pub struct Step<S> {
@@ -91,9 +96,11 @@ pub enum Kind<S> {
     /// Asks the audience what will happen. A later [`Kind::Expect`] answers.
     Predict(Question),
     /// Makes something happen.
-    Act(Typed, Body<S, ()>),
-    /// Looks, and shows what is seen.
-    Observe(Typed, Body<S, View>),
+    Act(Typed, Deed<S>),
+    /// Runs a command that looks; the facts stand in where it is not installed.
+    Observe(&'static str, Look<S, String>),
+    /// Shows what no command would.
+    Show(Look<S, View>),
     /// Asserts a fact.
     Expect(Expectation<S>),
 }
@@ -107,14 +114,14 @@ pub struct Expectation<S> {
     /// Is it the answer to the oldest open question?
     pub answers: bool,
     /// Asks the kernel. Asked again until the fact is as expected or the patience ends.
-    pub observe: Body<S, Fact>,
+    pub observe: Look<S, Fact>,
 }
 
 /// A stage and the steps performed on it.
 pub struct Act<S> {
     /// What happens, in a few words.
     pub title: &'static str,
-    pub(crate) open: Box<dyn Fn(&Isolation) -> Result<S>>,
+    pub(crate) open: Open<S>,
     pub(crate) steps: Vec<Step<S>>,
 }
 
@@ -156,15 +163,22 @@ impl<S: Stage> Act<S> {
         self.then(what, Kind::Act(typed, Box::new(body)))
     }
 
-    /// Looks, the way a student would by typing `typed`, and shows what is seen.
+    /// Looks, the way a student would, with `command`. It is run for real; where it is not
+    /// installed, `facts` (the same, asked from the kernel) are shown instead, marked as such.
     #[must_use]
     pub fn observe(
         self,
         what: &'static str,
-        typed: Typed,
-        body: impl Fn(&mut S) -> Result<View> + 'static,
+        command: &'static str,
+        facts: impl Fn(&S) -> Result<String> + 'static,
     ) -> Self {
-        self.then(what, Kind::Observe(typed, Box::new(body)))
+        self.then(what, Kind::Observe(command, Box::new(facts)))
+    }
+
+    /// Shows what no command would.
+    #[must_use]
+    pub fn show(self, what: &'static str, body: impl Fn(&S) -> Result<View> + 'static) -> Self {
+        self.then(what, Kind::Show(Box::new(body)))
     }
 
     /// Asserts that the kernel shows `expected`, now or very soon.
@@ -173,7 +187,7 @@ impl<S: Stage> Act<S> {
         self,
         what: &'static str,
         expected: impl Into<Expected>,
-        observe: impl Fn(&mut S) -> Result<T> + 'static,
+        observe: impl Fn(&S) -> Result<T> + 'static,
     ) -> Self {
         self.then(what, Kind::Expect(expectation(expected, observe)))
     }
@@ -184,7 +198,7 @@ impl<S: Stage> Act<S> {
         self,
         what: &'static str,
         expected: impl Into<Expected>,
-        observe: impl Fn(&mut S) -> Result<T> + 'static,
+        observe: impl Fn(&S) -> Result<T> + 'static,
     ) -> Self {
         let expectation = Expectation {
             answers: true,
@@ -217,7 +231,7 @@ impl<S: Stage> Act<S> {
 
 fn expectation<S, T: Into<Fact>>(
     expected: impl Into<Expected>,
-    observe: impl Fn(&mut S) -> Result<T> + 'static,
+    observe: impl Fn(&S) -> Result<T> + 'static,
 ) -> Expectation<S> {
     Expectation {
         expected: expected.into(),
@@ -234,7 +248,10 @@ impl<S> fmt::Display for Step<S> {
             Kind::Explain => write!(f, "explain  {}", self.what),
             Kind::Predict(_) => write!(f, "predict  {}", self.what),
             Kind::Act(typed, _) => write!(f, "act      {}{typed}", self.what),
-            Kind::Observe(typed, _) => write!(f, "observe  {}{typed}", self.what),
+            Kind::Observe(command, _) => {
+                write!(f, "observe  {}{}", self.what, Typed::Shell(command))
+            }
+            Kind::Show(_) => write!(f, "show     {}", self.what),
             Kind::Expect(it) => write!(f, "expect   {}: {}", self.what, it.expected),
         }
     }

@@ -1,0 +1,390 @@
+//! The stage of most labs: a server, one client on a terminal, and everything that can be seen of
+//! the two.
+//!
+//! What the programs do comes from their own records of system calls, what their kernel does from
+//! the packets on lo and from /proc; all of it has the same clock. The port is the course's 9877
+//! in a network namespace of one's own, one of the kernel's choice elsewhere.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tcpecho_common::{Model, defaults};
+
+use crate::client::{Client, ClientProcess};
+use crate::labs::states::{StateLog, now};
+use crate::narrate::ladder::{self, Ladder, Side};
+use crate::narrate::{Names, Stage, Unseen, View};
+use crate::netns::Isolation;
+use crate::observe::calls::{CallRecord, Phase};
+use crate::observe::packets::{Capture, Packet};
+use crate::observe::processes::{self, Process};
+use crate::observe::sockets::{self, Socket};
+use crate::server::{Server, ServerProcess};
+use crate::wait::eventually;
+
+/// How long a program may take to do what it does at once.
+const PROMPTLY: Duration = Duration::from_secs(10);
+
+/// A server, its child, a client; see the module's head.
+pub struct Pair {
+    began: u64,
+    port: u16,
+    server: Option<ServerProcess>,
+    client: Option<ClientProcess>,
+    connection: Option<Connection>,
+    marks: Vec<Mark>,
+    states: Option<StateLog>,
+    capture: Result<Capture, String>,
+}
+
+/// Who talks to whom over which sockets.
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    client: End,
+    server: End,
+}
+
+/// One end of a connection: the process that has it, its descriptor there, its address.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    pid: i32,
+    fd: i32,
+    address: SocketAddr,
+}
+
+/// Something that we did, and when.
+struct Mark {
+    at: u64,
+    side: Side,
+    what: String,
+}
+
+impl Pair {
+    /// An empty stage, with the capture running where captures are possible.
+    pub fn open(place: &Isolation) -> Result<Self> {
+        let (port, capture) = match place {
+            Isolation::Namespaces => (defaults::PORT, Ok(Capture::start()?)),
+            Isolation::Plain(_) => (0, Err("packets are seen only in namespaces".into())),
+        };
+        Ok(Self {
+            began: now(),
+            port,
+            server: None,
+            client: None,
+            connection: None,
+            marks: Vec::new(),
+            states: None,
+            capture,
+        })
+    }
+
+    /// Starts `tcpechod --model MODEL --bind 127.0.0.1 PORT`.
+    pub fn start_server(&mut self, model: Model) -> Result<()> {
+        let loopback = Ipv4Addr::LOCALHOST.to_string();
+        let server = Server::model(model).arg("--bind").arg(loopback);
+        let server = server.port(self.port).events().start()?;
+        self.port = server.address().port();
+        self.states = Some(StateLog::watch(self.port));
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// Starts `tcpecho --mode MODE 127.0.0.1 PORT` on a terminal, and waits until it is served.
+    pub fn start_client(&mut self, mode: &str) -> Result<()> {
+        let server = self.server()?;
+        let client = Client::to(server.address()).mode(mode).events().on_pty();
+        let client = client.start()?;
+        let connection = eventually("a connection that is served", PROMPTLY, || {
+            let near = end_of(client.pid(), |s| s.remote == server.address())?;
+            let served = |process: &Process| end_of(process.pid, |s| s.remote == near.address);
+            let far = processes::tree(server.pid()).iter().find_map(served)?;
+            Some(Connection {
+                client: near,
+                server: far,
+            })
+        });
+        let connection = connection.with_context(|| client.transcript())?;
+        self.client = Some(client);
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Types a line at the client's keyboard.
+    pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.mark(Side::Client, format!("\"{line}\" is typed"));
+        self.client()?.type_line(line)
+    }
+
+    /// Kills the process that serves the client, so that it cannot do anything about it.
+    pub fn kill_child(&mut self) -> Result<()> {
+        let child = self.connection()?.server.pid;
+        if child == self.server()?.pid() {
+            bail!("the server serves this client itself, there is no child to kill");
+        }
+        self.mark(Side::Server, "killed".into());
+        kill(Pid::from_raw(child), Signal::SIGKILL).context("kill the child")
+    }
+
+    /// Lets time pass in which nobody does anything.
+    pub fn wait_idly(&self, time: Duration) {
+        sleep(time);
+    }
+
+    /// The lines that came back on the client's terminal.
+    pub fn echoed(&self) -> Result<String> {
+        let bytes = self.client()?.stdout();
+        Ok(String::from_utf8_lossy(&bytes)
+            .trim_end()
+            .replace('\n', " "))
+    }
+
+    /// The states of the connection's two sockets, the server's first: `ESTAB / ESTAB`.
+    pub fn states(&self) -> Result<String> {
+        let Connection { client, server } = self.connection()?;
+        let state = |from: End, to: End| {
+            let socket = sockets::find(from.address, to.address);
+            socket.map_or("gone".to_string(), |s| s.state.to_string())
+        };
+        Ok(format!(
+            "{} / {}",
+            state(server, client),
+            state(client, server)
+        ))
+    }
+
+    /// How the client is: `asleep`, or how it ended: `exit status 3`.
+    pub fn fate(&self) -> Result<String> {
+        let client = self.client()?;
+        Ok(match (client.status(), processes::look(client.pid())) {
+            (Some(status), _) => status.to_string().replace("exit status: ", "exit status "),
+            (None, Some(process)) if process.state == 'S' => "asleep".into(),
+            (None, process) => format!("in state {}", process.map_or('?', |p| p.state)),
+        })
+    }
+
+    /// How many children the server has, zombies included.
+    pub fn children(&self) -> Result<usize> {
+        Ok(processes::children(self.server()?.pid()).len())
+    }
+
+    /// What the client's program reads from or writes to its end of the connection, as strace
+    /// would write it without the descriptor: the first such call from `at` on that `matters`.
+    pub fn call_after(&self, at: u64, matters: impl Fn(&CallRecord) -> bool) -> Result<CallRecord> {
+        let fd = self.connection()?.client.fd;
+        let mut calls = self.client()?.calls().into_iter();
+        calls
+            .find(|c| c.phase == Phase::Return && c.at >= at && c.fd == fd && matters(c))
+            .context("no such call yet")
+    }
+
+    /// How many bytes the client has read from its keyboard since `at`.
+    pub fn read_from_keyboard(&self, at: u64) -> Result<usize> {
+        let calls = self.client()?.calls();
+        let from_keyboard = calls
+            .iter()
+            .filter(|c| c.phase == Phase::Return && c.call == "read" && c.fd == 0 && c.at >= at);
+        Ok(from_keyboard.map(|c| c.result.max(0) as usize).sum())
+    }
+
+    /// The packets of the connection since `at`.
+    pub fn packets_since(&self, at: u64) -> Result<Vec<Packet>> {
+        let client = self.connection()?.client.address;
+        let capture = self.capture.as_ref().map_err(|why| Unseen(why.clone()))?;
+        let mut packets = capture.packets_so_far();
+        packets.retain(|p| p.at >= at && (p.from == client || p.to == client));
+        Ok(packets)
+    }
+
+    /// The packets since `at`, in words: `server FIN,ACK - client ACK`.
+    pub fn exchange_since(&self, at: u64) -> Result<String> {
+        let client = self.connection()?.client.address;
+        let told = |p: &Packet| {
+            let who = if p.from == client { "client" } else { "server" };
+            format!("{who} {}", p.flags.names())
+        };
+        let packets = self.packets_since(at)?;
+        Ok(packets.iter().map(told).collect::<Vec<_>>().join(" - "))
+    }
+
+    /// When the child was killed.
+    pub fn killed_at(&self) -> Result<u64> {
+        self.marked(Side::Server)
+    }
+
+    /// When the last line was typed.
+    pub fn typed_at(&self) -> Result<u64> {
+        self.marked(Side::Client)
+    }
+
+    /// When the server's FIN was sent; without packets, when the child was killed.
+    pub fn fin_at(&self) -> Result<u64> {
+        let killed = self.killed_at()?;
+        let Ok(packets) = self.packets_since(killed) else {
+            return Ok(killed);
+        };
+        let server = self.connection()?.server.address;
+        let fin = packets.iter().find(|p| p.from == server && p.flags.fin());
+        fin.map(|p| p.at).context("no FIN yet")
+    }
+
+    /// The first thing that the client says on stderr, and when.
+    pub fn said(&self) -> Result<(u64, String)> {
+        let lines = self.client()?.stderr_lines();
+        lines.into_iter().next().context("it says nothing")
+    }
+
+    /// How long after the FIN the client says its first word.
+    pub fn said_after_fin(&self) -> Result<Duration> {
+        let since = self.said()?.0.saturating_sub(self.fin_at()?);
+        Ok(Duration::from_nanos(since))
+    }
+
+    /// What the client has said on stderr, for a class to read.
+    pub fn client_says(&self) -> Result<View> {
+        self.said()?;
+        Ok(View::Printed(self.client()?.stderr()))
+    }
+
+    /// What ps shows of the server, its child and the client.
+    pub fn ps(&self) -> Result<String> {
+        let bare = |pid| {
+            processes::look(pid).map(|p| Process {
+                args: p.comm.clone(),
+                ..p
+            })
+        };
+        let processes: Vec<_> = self.pids()?.into_iter().filter_map(bare).collect();
+        Ok(processes::ps_view(&processes))
+    }
+
+    /// What ss shows of the server's port.
+    pub fn ss(&self) -> Result<String> {
+        let sockets = sockets::with_port(&sockets::tcp()?, self.port);
+        Ok(sockets::ss_view(&sockets))
+    }
+
+    /// The whole conversation so far as one drawing.
+    pub fn ladder(&self) -> Result<View> {
+        let Connection { client, server } = self.connection()?;
+        let title = |who: &str, end: End| {
+            let keyboard = if end.pid == client.pid {
+                ", fd 0 the keyboard"
+            } else {
+                ""
+            };
+            format!("{who}: fd {} is the connection{keyboard}", end.fd)
+        };
+        let mut ladder = Ladder::new(self.began, title("client", client), title("server", server))
+            .packets(client.address, &self.packets_since(0).unwrap_or_default())
+            .calls(Side::Client, &self.worth_showing(Side::Client)?)
+            .calls(Side::Server, &self.worth_showing(Side::Server)?);
+        for mark in &self.marks {
+            ladder = ladder.note(mark.at, mark.side, &*mark.what);
+        }
+        if let Ok((at, line)) = self.said() {
+            ladder = ladder.note(at, Side::Client, format!("says: {line}"));
+        }
+        for change in self.states.iter().flat_map(StateLog::changes) {
+            let side = match (change.local, change.remote) {
+                (from, to) if (from, to) == (client.address, server.address) => Side::Client,
+                (from, to) if (from, to) == (server.address, client.address) => Side::Server,
+                _ => continue,
+            };
+            let state = change.state.map_or("gone".into(), |s| s.to_string());
+            ladder = ladder.state(change.at, side, state);
+        }
+        Ok(View::Ladder(ladder))
+    }
+
+    /// Calls on the connection and the keyboard, and those that wait for both. EAGAIN only says
+    /// that there is nothing more.
+    fn worth_showing(&self, side: Side) -> Result<Vec<CallRecord>> {
+        let Connection { client, server } = self.connection()?;
+        let (calls, end) = match side {
+            Side::Client => (self.client()?.calls(), client),
+            Side::Server => (self.server()?.calls(), server),
+        };
+        let worth = |c: &CallRecord| {
+            let moves_data = matches!(c.call.as_str(), "read" | "write");
+            let of_end =
+                c.pid == end.pid && (c.fd == end.fd || (c.fd == 0 && side == Side::Client));
+            let waits = c.call == "epoll_wait" || (c.call == "accept" && c.fd >= 0);
+            (of_end && moves_data || waits) && c.errno.as_deref() != Some("EAGAIN")
+        };
+        Ok(calls.into_iter().filter(worth).collect())
+    }
+
+    fn server(&self) -> Result<&ServerProcess> {
+        self.server
+            .as_ref()
+            .context("the server has not been started")
+    }
+
+    fn client(&self) -> Result<&ClientProcess> {
+        self.client
+            .as_ref()
+            .context("the client has not been started")
+    }
+
+    fn connection(&self) -> Result<Connection> {
+        self.connection.context("there is no connection yet")
+    }
+
+    fn pids(&self) -> Result<Vec<i32>> {
+        let child = self.connection()?.server.pid;
+        Ok(vec![self.server()?.pid(), child, self.client()?.pid()])
+    }
+
+    fn mark(&mut self, side: Side, what: String) {
+        let at = now();
+        self.marks.push(Mark { at, side, what });
+    }
+
+    fn marked(&self, side: Side) -> Result<u64> {
+        let mut marks = self.marks.iter().rev();
+        let mark = marks.find(|mark| mark.side == side);
+        mark.map(|mark| mark.at)
+            .context("that has not happened yet")
+    }
+}
+
+/// A call of the client in words, without its descriptor: `read = 0`, `write = -1 EPIPE`.
+pub fn in_words(call: &CallRecord) -> String {
+    ladder::result(call)
+        .replace(&format!("({})", call.fd), "")
+        .replace(" (EOF)", "")
+}
+
+/// The end that `pid` has of the connection whose socket `is_it`.
+fn end_of(pid: i32, is_it: impl Fn(&Socket) -> bool) -> Option<End> {
+    let sockets = sockets::tcp().ok()?;
+    let socket = sockets
+        .into_iter()
+        .find(|s| s.remote.port() > 0 && s.inode > 0 && is_it(s))?;
+    let name = format!("socket:[{}]", socket.inode);
+    let descriptors = processes::descriptors(pid).ok()?;
+    let (fd, _) = descriptors
+        .into_iter()
+        .find(|(_, target)| *target == name)?;
+    Some(End {
+        pid,
+        fd,
+        address: socket.local,
+    })
+}
+
+impl Stage for Pair {
+    fn names(&self) -> Names {
+        let mut names = vec![("port", self.port.to_string())];
+        if let Ok(pids) = self.pids() {
+            let all = pids.iter().map(ToString::to_string).collect::<Vec<_>>();
+            names.push(("child", all[1].clone()));
+            names.push(("pids", all.join(",")));
+        }
+        names
+    }
+}
