@@ -1,0 +1,219 @@
+//! tcpecho-lab: the command line of the laboratory.
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tcpecho_common::Exit;
+use tcpecho_lab::labs::{self, sweep};
+use tcpecho_lab::narrate::terminal::Terminal;
+use tcpecho_lab::netns::{self, Isolated, Isolation};
+
+const AFTER_HELP: &str = "\
+Begin with:
+  tcpecho-lab list                          what there is to see
+  tcpecho-lab run premature-termination     the server dies: who notices, and when?
+
+Nothing here needs root, tcpdump, ss or ip. Exit codes: 0 every fact was as expected,
+1 something differed, 2 the command line cannot be right.";
+
+const RUN_HELP: &str = "\
+A lab starts the programs for real, in a network and process table of its own, asks you what will
+happen, lets it happen, and compares what the kernel shows with what it must show:
+
+  OK         as expected
+  VARIATION  otherwise, for a reason that is known and given
+  DIFFERENT  otherwise; the exit code is 1
+  SKIP       it cannot be seen here, and why (with --strict the exit code is 1)
+
+On a terminal it waits for you at every step; in a pipe it goes on by itself. Where the kernel
+refuses namespaces it says so and runs on the ordinary loopback, without packets. Ctrl-C ends
+everything that was started.
+
+Examples:
+  tcpecho-lab run premature-termination             in class
+  tcpecho-lab run premature-termination --auto      all of it, in a few seconds
+  tcpecho-lab run premature-termination | less      to read";
+
+/// Experiments with a TCP echo server and its clients that show, tell and check themselves
+#[derive(Debug, Parser)]
+#[command(name = "tcpecho-lab", version, max_term_width = 100, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the labs
+    List,
+    /// Perform labs, one after the other
+    #[command(after_help = RUN_HELP)]
+    Run(Run),
+}
+
+#[derive(Args, Debug)]
+struct Run {
+    /// Which labs (see `tcpecho-lab list`)
+    #[arg(value_name = "NAME", required = true, value_parser = names())]
+    labs: Vec<String>,
+
+    /// Wait for Enter at every step, and for your predictions [default on a terminal]
+    #[arg(long, conflicts_with = "auto")]
+    step: bool,
+
+    /// Go on without waiting [default in a pipe]
+    #[arg(long)]
+    auto: bool,
+
+    /// Fail if anything cannot be seen here
+    #[arg(long)]
+    strict: bool,
+
+    /// Stay out of namespaces: on the host's loopback, without packets
+    #[arg(long)]
+    plain: bool,
+}
+
+/// An unknown name is answered with the most similar one and the list of all.
+fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(labs::ALL.iter().map(|lab| lab.name))
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        None => teach(),
+        Some(Command::List) => list(),
+        Some(Command::Run(run)) => run.isolated(),
+    };
+    result.unwrap_or_else(|error| {
+        // Whoever piped us into `head` has read enough.
+        if is_broken_pipe(&error) {
+            return Exit::Done.into();
+        }
+        let _ = writeln!(anstream::stderr(), "tcpecho-lab: {error:#}");
+        Exit::Failed.into()
+    })
+}
+
+fn teach() -> Result<ExitCode> {
+    write!(
+        anstream::stdout(),
+        "{}",
+        Cli::command().render_help().ansi()
+    )?;
+    Ok(Exit::Done.into())
+}
+
+fn list() -> Result<ExitCode> {
+    let width = labs::ALL
+        .iter()
+        .map(|lab| lab.name.len())
+        .max()
+        .unwrap_or(0);
+    let mut out = anstream::stdout().lock();
+    for lab in labs::ALL {
+        let (name, title, sections) = (lab.name, lab.title, lab.sections);
+        writeln!(out, "{name:<width$}  {title} (UNP {sections})")?;
+    }
+    Ok(Exit::Done.into())
+}
+
+impl Run {
+    /// Runs this program again in namespaces, unless it is to stay here or is there already.
+    fn isolated(self) -> Result<ExitCode> {
+        let args: Vec<OsString> = env::args_os().skip(1).collect();
+        let place = if self.plain {
+            Isolated::Here(Isolation::Plain("as --plain asks".into()))
+        } else {
+            netns::isolate(&args)?
+        };
+        match place {
+            Isolated::Here(place) => {
+                if place != Isolation::Namespaces {
+                    sweep::when_interrupted()?;
+                }
+                self.perform(&place)
+            }
+            Isolated::Done(status) => Ok(passed_on(status)),
+        }
+    }
+
+    fn perform(&self, place: &Isolation) -> Result<ExitCode> {
+        let mut page = self.page();
+        let mut passed = true;
+        for lab in self.labs.iter().filter_map(|name| labs::find(name)) {
+            let report = lab.perform(place, &mut page)?;
+            passed &= report.passed(self.strict);
+            if report.quit {
+                break;
+            }
+        }
+        Ok(if passed { Exit::Done } else { Exit::Failed }.into())
+    }
+
+    fn page(&self) -> Terminal<impl Write> {
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        let watched = stdin.is_terminal() && stdout.is_terminal();
+        let width = columns(&stdout);
+        let out = anstream::AutoStream::auto(stdout);
+        if self.step || (watched && !self.auto) {
+            Terminal::stepwise(out, width, stdin.lock())
+        } else {
+            Terminal::automatic(out, width)
+        }
+    }
+}
+
+/// The columns of the terminal behind `stdout`; of a pipe, what COLUMNS says, or 80.
+fn columns(stdout: &io::Stdout) -> usize {
+    let from_environment = || env::var("COLUMNS").ok()?.parse().ok();
+    terminal_size::terminal_size_of(stdout)
+        .map(|(width, _)| usize::from(width.0))
+        .or_else(from_environment)
+        .unwrap_or(80)
+}
+
+/// As the shell would see it.
+fn passed_on(status: ExitStatus) -> ExitCode {
+    let signal = status.signal().map(|signal| 128 + signal);
+    let code = status.code().or(signal).unwrap_or(1);
+    ExitCode::from(code as u8)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_lab_is_answered_with_a_similar_one_and_all() {
+        let line = ["tcpecho-lab", "run", "premature-terminaton"];
+        let error = Cli::try_parse_from(line).expect_err("no such lab");
+        assert_eq!(error.exit_code(), 2);
+        let text = error.to_string();
+        assert!(text.contains("similar"), "{text}");
+        assert!(text.matches("premature-termination").count() > 1, "{text}");
+    }
+
+    #[test]
+    fn step_and_auto_exclude_each_other() {
+        let line = "tcpecho-lab run premature-termination --step --auto";
+        let error = Cli::try_parse_from(line.split(' ')).expect_err("contradiction");
+        assert_eq!(error.exit_code(), 2);
+    }
+}
