@@ -1,0 +1,605 @@
+//! Faults, injected and real: whatever a call of the server fails with, the clients it does not
+//! concern are served, and the server stays up and accepts again.
+//!
+//! Calls are made to fail with strace (see `faults/strace.rs`); where there is none, the tests that
+//! need it say SKIP and why, or fail if `TCPECHO_STRICT` is 1. `claim::model` is the name of a test.
+
+#[path = "faults/peer.rs"]
+mod peer;
+#[path = "faults/strace.rs"]
+mod strace;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
+use tcpecho_common::Model;
+use tcpecho_common::model::{Serves, Unit};
+use tcpecho_lab::observe::{processes, sockets};
+use tcpecho_lab::server::{Server, ServerProcess};
+use tcpecho_lab::wait::eventually;
+
+use peer::Peer;
+use strace::{Fault, Traceable};
+
+/// How long anything may take: what is awaited takes milliseconds on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the server's use of the processor is measured while accepting rests.
+const WINDOW: Duration = Duration::from_millis(700);
+
+const RESTS: &str = "accepting rests";
+const AGAIN: &str = "accepting again";
+
+/// `name = claim(arguments): models;` makes a test `name::model` of each, which calls
+/// `claim(model, arguments)`.
+macro_rules! claims {
+    ($($name:ident = $claim:ident($($argument:expr),*): $models:tt;)*) => {
+        $(mod $name { claims!(@each $claim ($($argument),*) $models); })*
+    };
+    (@each $claim:ident $arguments:tt all) => {
+        claims!(@each $claim $arguments (iterative fork thread reactor));
+    };
+    (@each $claim:ident $arguments:tt ($($model:ident)*)) => {
+        #[allow(unused_imports, reason = "not every claim has an argument")]
+        use super::*;
+        $(claims!(@test $claim $arguments $model);)*
+    };
+    (@test $claim:ident ($($argument:expr),*) $model:ident) => {
+        #[test]
+        fn $model() {
+            super::$claim(super::model(stringify!($model)) $(, $argument)*);
+        }
+    };
+}
+
+claims! {
+    every_model_is_tested = is_a_model(): all;
+
+    accept_fails_with_eintr = an_accept_that_fails_costs_no_client(Errno::EINTR): all;
+    accept_fails_with_eagain = an_accept_that_fails_costs_no_client(Errno::EAGAIN): all;
+    accept_fails_with_emfile = an_accept_that_fails_costs_no_client(Errno::EMFILE): all;
+    accept_fails_with_enfile = an_accept_that_fails_costs_no_client(Errno::ENFILE): all;
+    accept_fails_with_enobufs = an_accept_that_fails_costs_no_client(Errno::ENOBUFS): all;
+    accept_fails_with_econnaborted = an_accept_that_fails_costs_no_client(Errno::ECONNABORTED): all;
+    accept_fails_with_eproto = an_accept_that_fails_costs_no_client(Errno::EPROTO): all;
+
+    accepting_rests_while_emfile_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::EMFILE): all;
+    accepting_rests_while_enfile_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENFILE): all;
+    accepting_rests_while_enobufs_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENOBUFS): all;
+    accepting_rests_at_the_limit_of_descriptors = at_the_limit_clients_wait_and_cost_nothing(): all;
+    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread reactor);
+    a_small_limit_is_served_with_or_complained_about = at_any_limit_it_serves_or_says_why(): all;
+
+    read_is_interrupted = an_interruption_is_not_noticed("read"): all;
+    read_fails_with_econnreset = a_failure_ends_one_connection("read", Errno::ECONNRESET): all;
+    read_fails_with_etimedout = a_failure_ends_one_connection("read", Errno::ETIMEDOUT): all;
+    read_fails_with_epipe = a_failure_ends_one_connection("read", Errno::EPIPE): all;
+    read_fails_with_enobufs = a_failure_ends_one_connection("read", Errno::ENOBUFS): all;
+    write_is_interrupted = an_interruption_is_not_noticed("write"): all;
+    write_fails_with_econnreset = a_failure_ends_one_connection("write", Errno::ECONNRESET): all;
+    write_fails_with_etimedout = a_failure_ends_one_connection("write", Errno::ETIMEDOUT): all;
+    write_fails_with_epipe = a_failure_ends_one_connection("write", Errno::EPIPE): all;
+    write_fails_with_enobufs = a_failure_ends_one_connection("write", Errno::ENOBUFS): all;
+
+    wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork);
+    poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork);
+    epoll_wait_is_interrupted = nobody_waits_longer_though_epoll_wait_is_interrupted(): (reactor);
+
+    fork_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (fork);
+    fork_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (fork);
+    clone_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (thread);
+    clone_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (thread);
+
+    clients_reset_while_queued = who_was_reset_in_the_queue_harms_nobody(): all;
+    stopped_and_continued = stop_and_continue_change_nothing(&[]): all;
+    stopped_and_continued_with_a_timeout = stop_and_continue_change_nothing(&["--idle-timeout", "2m"]): all;
+}
+
+fn model(name: &str) -> Model {
+    let mut models = Model::all().iter();
+    *models.find(|model| model.name() == name).expect("a model")
+}
+
+/// The list in the macro above is complete.
+fn is_a_model(model: Model) {
+    assert!(Model::all().contains(&model));
+    assert_eq!(Model::all().len(), 4, "a new model belongs into `all`");
+}
+
+/// Every other accept fails, not only the one that would have found nobody.
+fn an_accept_that_fails_costs_no_client(model: Model, errno: Errno) {
+    let Some(traced) = Traceable::start(Server::model(model)) else {
+        return;
+    };
+    let server = &traced.server;
+    let mut old = bystander(model, server.address());
+    // EAGAIN says that nobody is left, and the edge-triggered reactor has to believe it: the
+    // client hit by it is in the hands of the next one.
+    let once = errno == Errno::EAGAIN && model == Model::Reactor;
+    let when = if once { "1" } else { "1+2" };
+    traced.inject(server.pid(), &[accept(errno, when)]);
+
+    let mut clients = vec![waiting(server.address(), "0")];
+    traced.wait_for_the_first();
+    clients.extend(["1", "2", "3", "4"].map(|name| waiting(server.address(), name)));
+    for (name, mut client) in (0..).zip(clients) {
+        client.hears(&name.to_string());
+    }
+    is_well(server, &mut old);
+    let least = if once { 1 } else { 3 };
+    assert!(traced.injected() >= least, "too few accepts failed");
+    let told = server.stderr();
+    match errno {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS => {
+            assert!(told.contains(&format!("{errno:?}")), "it says nothing");
+        }
+        _ => assert_eq!(told, "", "nothing worth a line has happened"),
+    }
+}
+
+fn while_it_lasts_clients_wait_and_cost_nothing(model: Model, errno: Errno) {
+    let Some(traced) = Traceable::start(Server::model(model)) else {
+        return;
+    };
+    let server = &traced.server;
+    let mut old = bystander(model, server.address());
+    traced.inject(server.pid(), &[accept(errno, "1+")]);
+    let queued = ["a", "b", "c"].map(|name| waiting(server.address(), name));
+    wait_for_line(server, RESTS);
+    rests_cheaply(server);
+    for client in &queued {
+        client.has_heard_nothing();
+    }
+    if let Some(old) = &mut old {
+        old.is_answered("meanwhile");
+    }
+    assert!(traced.injected() >= 3, "it has not tried again");
+    traced.detach();
+    // Without a new client: nobody else knocks. Each leaves when it has been served.
+    for (mut client, name) in queued.into_iter().zip(["a", "b", "c"]) {
+        client.hears(name);
+    }
+    one_episode(server);
+    is_well(server, &mut old);
+}
+
+fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
+    let server = start(Server::model(model));
+    let limit = Limit::of(server.pid());
+    let mut old = match model.serves() {
+        Serves::One => Vec::new(),
+        Serves::All => ["1", "2", "3"]
+            .map(|name| served(server.address(), name))
+            .into(),
+    };
+    limit.lower_to_what_is_in_use();
+    if model != Model::Reactor {
+        // An accept that blocks has had its descriptor reserved since before the limit.
+        let last = served(server.address(), "last");
+        if model.serves() == Serves::All {
+            old.push(last);
+        }
+    }
+    let queued = ["4", "5", "6"].map(|name| waiting(server.address(), name));
+    wait_for_line(&server, RESTS);
+    rests_cheaply(&server);
+    for client in &queued {
+        client.has_heard_nothing();
+    }
+    assert_eq!(queue_of(server.address()), Some(3), "they are queued");
+    for client in &mut old {
+        client.is_answered("meanwhile");
+    }
+    assert_eq!((lines(&server, RESTS), lines(&server, AGAIN)), (1, 0));
+
+    limit.restore();
+    // Without a new client: nobody else knocks. Each leaves when it has been served.
+    for (mut client, name) in queued.into_iter().zip(["4", "5", "6"]) {
+        client.hears(name);
+    }
+    for client in &mut old {
+        client.is_answered("afterwards");
+    }
+    one_episode(&server);
+}
+
+fn a_client_that_leaves_makes_room_for_the_next(model: Model) {
+    let server = start(Server::model(model));
+    let first = served(server.address(), "first");
+    Limit::of(server.pid()).lower_to_what_is_in_use();
+    let last = (model != Model::Reactor).then(|| served(server.address(), "last"));
+    let mut queued = waiting(server.address(), "queued");
+    let mut behind = waiting(server.address(), "behind");
+    wait_for_line(&server, RESTS);
+    drop(first);
+    queued.hears("queued");
+    drop(queued);
+    behind.hears("behind");
+    drop(last);
+}
+
+/// From a limit with which it cannot even log to one that leaves a descriptor for a client.
+fn at_any_limit_it_serves_or_says_why(model: Model) {
+    let mut outcomes = BTreeSet::new();
+    for limit in 4..=12 {
+        match Server::model(model).limit_descriptors(limit, limit).start() {
+            Ok(server) => {
+                let client = waiting(server.address(), "hello");
+                let outcome = eventually("an answer, or a line", DEADLINE, || {
+                    let silent = server.stderr().contains("not one descriptor is left");
+                    let ended = server.status().map(|_| "ended after the ready line");
+                    let answered = client.has_heard().then_some("served");
+                    answered.or(ended).or(silent.then_some("never accepts"))
+                });
+                let outcome = outcome.expect("it serves or says why");
+                assert_ne!(outcome, "ended after the ready line", "limit {limit}");
+                outcomes.insert(outcome);
+            }
+            Err(error) => {
+                let told = error.to_string();
+                assert!(told.contains("ended: exit status: 1"), "{told}");
+                assert!(told.contains("EMFILE"), "{told}");
+                assert!(told.contains("ulimit -n"), "{told}");
+                outcomes.insert("does not start");
+            }
+        }
+    }
+    let all = BTreeSet::from(["does not start", "never accepts", "served"]);
+    assert_eq!(outcomes, all, "not every case was met");
+}
+
+fn an_interruption_is_not_noticed(model: Model, call: &'static str) {
+    let Some((traced, mut old, mut victim)) = hit(model, call, Errno::EINTR, "1+2") else {
+        return;
+    };
+    for text in ["one", "two", "three", "four"] {
+        victim.is_answered(text);
+    }
+    assert!(traced.injected() >= 2, "too few calls were interrupted");
+    drop(victim);
+    is_well(&traced.server, &mut old);
+    assert_eq!(traced.server.stderr(), "");
+}
+
+fn a_failure_ends_one_connection(model: Model, call: &'static str, errno: Errno) {
+    let Some((traced, mut old, mut victim)) = hit(model, call, errno, "1") else {
+        return;
+    };
+    // A blocking read was made to fail before anything has come.
+    victim.send_if_possible("fatal");
+    victim.is_dropped();
+    assert_eq!(traced.injected(), 1);
+    is_well(&traced.server, &mut old);
+    no_zombies(&traced.server);
+    assert_eq!(traced.server.stderr(), "");
+}
+
+/// A server that serves a bystander (where it can) and a victim, with the fault aimed at the
+/// victim's connection.
+fn hit(
+    model: Model,
+    calls: &'static str,
+    errno: Errno,
+    when: &'static str,
+) -> Option<(Traceable, Option<Peer>, Peer)> {
+    let traced = Traceable::start(Server::model(model))?;
+    let server = &traced.server;
+    let old = bystander(model, server.address());
+    let before = tasks(model, server.pid());
+    let victim = served(server.address(), "victim");
+    let task = eventually("who serves the victim", DEADLINE, || match model.unit() {
+        Unit::Neither => Some(server.pid()),
+        _ => tasks(model, server.pid())
+            .difference(&before)
+            .next()
+            .copied(),
+    });
+    let fault = Fault { calls, errno, when };
+    traced.inject(task.expect("somebody does"), &[fault]);
+    Some((traced, old, victim))
+}
+
+fn no_child_stays_a_zombie_though_wait_is_interrupted(model: Model) {
+    let Some(traced) = Traceable::start(Server::model(model)) else {
+        return;
+    };
+    let server = &traced.server;
+    let mut old = bystander(model, server.address());
+    let fault = Fault {
+        calls: "wait4",
+        errno: Errno::EINTR,
+        when: "1+2",
+    };
+    traced.inject(server.pid(), &[fault]);
+    let clients = ["1", "2", "3"].map(|name| served(server.address(), name));
+    drop(clients);
+    traced.wait_for_the_first();
+    no_zombies(server);
+    is_well(server, &mut old);
+}
+
+fn a_pause_cut_short_is_only_short(model: Model) {
+    let Some(traced) = Traceable::start(Server::model(model)) else {
+        return;
+    };
+    let server = &traced.server;
+    let mut old = bystander(model, server.address());
+    let interrupted = Fault {
+        calls: "?poll,ppoll",
+        errno: Errno::EINTR,
+        when: "1+2",
+    };
+    let faults = [accept(Errno::EMFILE, "1+2"), interrupted];
+    traced.inject(server.pid(), &faults);
+    let clients = ["0", "1", "2", "3"].map(|name| waiting(server.address(), name));
+    for (name, mut client) in (0..).zip(clients) {
+        client.hears(&name.to_string());
+    }
+    assert!(traced.injected() >= 6, "both kinds of call failed");
+    is_well(server, &mut old);
+}
+
+fn nobody_waits_longer_though_epoll_wait_is_interrupted(model: Model) {
+    let Some(traced) = Traceable::start(Server::model(model)) else {
+        return;
+    };
+    let server = &traced.server;
+    let mut old = bystander(model, server.address());
+    let fault = Fault {
+        calls: "?epoll_wait,?epoll_pwait",
+        errno: Errno::EINTR,
+        when: "1+2",
+    };
+    traced.inject(server.pid(), &[fault]);
+    for name in ["1", "2", "3"] {
+        served(server.address(), name);
+    }
+    assert!(traced.injected() >= 3, "too few waits were interrupted");
+    is_well(server, &mut old);
+    assert_eq!(server.stderr(), "");
+}
+
+/// Every other fork (or thread) fails.
+fn who_cannot_be_served_is_told(model: Model, errno: Errno) {
+    let Some(traced) = Traceable::start(Server::model(model)) else {
+        return;
+    };
+    let server = &traced.server;
+    let mut old = bystander(model, server.address());
+    let fault = Fault {
+        calls: "clone,?clone3,?fork,?vfork",
+        errno,
+        when: "1+2",
+    };
+    traced.inject(server.pid(), &[fault]);
+
+    Peer::connect(server.address()).is_dropped();
+    let mut clients = vec![served(server.address(), "second")];
+    let mut third = Peer::connect(server.address());
+    third.send_if_possible("third");
+    third.is_dropped();
+    clients.push(served(server.address(), "fourth"));
+    Peer::connect(server.address()).is_dropped();
+    for client in &mut clients {
+        client.is_answered("still here");
+    }
+    assert_eq!(traced.injected(), 3);
+    let lines = server.stderr();
+    let refused = lines.lines().filter(|line| line.contains("refused"));
+    assert_eq!(refused.count(), 3, "one line for each");
+    is_well(server, &mut old);
+}
+
+fn who_was_reset_in_the_queue_harms_nobody(model: Model) {
+    let server = start(Server::model(model));
+    let mut old = bystander(model, server.address());
+    stop(&server, &[server.pid()]);
+    let reset_ten = || {
+        for _ in 0..10 {
+            waiting(server.address(), "gone").reset();
+        }
+    };
+    // Before, between and behind the dead ones.
+    let mut queued = vec![waiting(server.address(), "a")];
+    reset_ten();
+    queued.push(waiting(server.address(), "b"));
+    reset_ten();
+    queued.push(waiting(server.address(), "c"));
+    server.signal(Signal::SIGCONT).expect("it is stopped");
+    for (mut client, name) in queued.into_iter().zip(["a", "b", "c"]) {
+        client.hears(name);
+    }
+    is_well(&server, &mut old);
+    no_zombies(&server);
+    assert_eq!(server.stderr(), "");
+}
+
+fn stop_and_continue_change_nothing(model: Model, args: &[&str]) {
+    let recipe = args.iter().fold(Server::model(model), |s, arg| s.arg(*arg));
+    let server = start(recipe);
+    let mut old = served(server.address(), "old");
+    for round in ["1", "2", "3"] {
+        let pids: Vec<i32> = processes::tree(server.pid())
+            .iter()
+            .map(|p| p.pid)
+            .collect();
+        stop(&server, &pids);
+        old.send("sent while it was stopped");
+        let new = (model.serves() == Serves::All).then(|| waiting(server.address(), round));
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGCONT).expect("it is stopped");
+        }
+        old.hears("sent while it was stopped");
+        if let Some(mut new) = new {
+            new.hears(round);
+        }
+        old.is_answered("and on it goes");
+    }
+    drop(old);
+    is_well(&server, &mut None);
+    no_zombies(&server);
+    assert_eq!(server.stderr(), "");
+}
+
+fn start(server: Server) -> ServerProcess {
+    server.start().expect("a server that is ready")
+}
+
+fn accept(errno: Errno, when: &'static str) -> Fault {
+    Fault {
+        calls: "accept4",
+        errno,
+        when,
+    }
+}
+
+/// A client that has had an answer.
+fn served(address: SocketAddr, text: &str) -> Peer {
+    let mut client = Peer::connect(address);
+    client.is_answered(text);
+    client
+}
+
+/// A client that has said something and waits for the answer.
+fn waiting(address: SocketAddr, text: &str) -> Peer {
+    let mut client = Peer::connect(address);
+    client.send(text);
+    client
+}
+
+/// A client that is being served before the fault, and must not notice it; None where it would
+/// keep everybody else from being served.
+fn bystander(model: Model, address: SocketAddr) -> Option<Peer> {
+    (model.serves() == Serves::All).then(|| served(address, "bystander"))
+}
+
+/// The fault is over, or has hit another: the bystander is still served, and so is a new client.
+fn is_well(server: &ServerProcess, bystander: &mut Option<Peer>) {
+    if let Some(peer) = bystander {
+        peer.is_answered("still here");
+    }
+    served(server.address(), "new");
+}
+
+/// The processes or threads that serve a connection each.
+fn tasks(model: Model, pid: i32) -> BTreeSet<i32> {
+    match model.unit() {
+        Unit::Process => processes::children(pid).iter().map(|p| p.pid).collect(),
+        Unit::Thread => fs::read_dir(format!("/proc/{pid}/task"))
+            .expect("a living process")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect(),
+        Unit::Neither => BTreeSet::new(),
+    }
+}
+
+fn no_zombies(server: &ServerProcess) {
+    eventually("no zombie", DEADLINE, || {
+        let children = processes::children(server.pid());
+        children.iter().all(|c| c.state != 'Z').then_some(())
+    })
+    .expect("every child that has ended is waited for");
+}
+
+/// Stops these processes of the server and waits until they are.
+fn stop(server: &ServerProcess, pids: &[i32]) {
+    for &pid in pids {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it is ours, and alive");
+        eventually("a stopped process", DEADLINE, || {
+            processes::look(pid).filter(|p| p.state == 'T')
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{server}"));
+    }
+}
+
+fn wait_for_line(server: &ServerProcess, part: &str) {
+    let told = || server.stderr().contains(part).then_some(());
+    eventually(part, DEADLINE, told).expect("a line of the log");
+}
+
+fn lines(server: &ServerProcess, part: &str) -> usize {
+    server.stderr().matches(part).count()
+}
+
+/// However often it has tried, it has said it once.
+fn one_episode(server: &ServerProcess) {
+    wait_for_line(server, AGAIN);
+    assert_eq!((lines(server, RESTS), lines(server, AGAIN)), (1, 1));
+}
+
+/// Less than 10 ms of processor time per second. The one place where time has to pass.
+fn rests_cheaply(server: &ServerProcess) {
+    let clock = clock_getcpuclockid(Pid::from_raw(server.pid())).expect("a living process");
+    let used = || Duration::from(clock.now().expect("a living process"));
+    let (since, before) = (Instant::now(), used());
+    sleep(WINDOW);
+    let (passed, used) = (since.elapsed(), used().saturating_sub(before));
+    #[expect(clippy::print_stdout, reason = "libtest shows it on demand")]
+    {
+        println!("{used:?} of processor time in {passed:?}");
+    }
+    assert!(
+        used * 100 < passed,
+        "{used:?} of processor time in {passed:?}"
+    );
+}
+
+/// How many clients wait to be accepted.
+fn queue_of(address: SocketAddr) -> Option<u64> {
+    let sockets = sockets::tcp().expect("the table of sockets");
+    let listens = |s: &&sockets::Socket| {
+        s.state == sockets::State::Listen && s.local.port() == address.port()
+    };
+    sockets.iter().find(listens).map(|s| s.recv_q)
+}
+
+/// The limit of descriptors of a running process; prlimit(2).
+struct Limit {
+    pid: i32,
+    before: libc::rlimit,
+}
+
+impl Limit {
+    fn of(pid: i32) -> Self {
+        Self {
+            pid,
+            before: prlimit(pid, None),
+        }
+    }
+
+    /// No descriptor that is free now can be had any more.
+    fn lower_to_what_is_in_use(&self) {
+        let used = processes::descriptors(self.pid).expect("a living process");
+        let free = (0..i32::MAX).find(|n| used.iter().all(|(fd, _)| fd != n));
+        let limit = libc::rlimit {
+            rlim_cur: free.expect("one is free") as libc::rlim_t,
+            rlim_max: self.before.rlim_max,
+        };
+        prlimit(self.pid, Some(limit));
+    }
+
+    fn restore(&self) {
+        prlimit(self.pid, Some(self.before));
+    }
+}
+
+#[expect(unsafe_code)]
+fn prlimit(pid: i32, new: Option<libc::rlimit>) -> libc::rlimit {
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut old = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: it reads one struct, if there is one, and writes one.
+    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, &raw mut old) };
+    Errno::result(done).expect("a living process of ours");
+    old
+}
