@@ -22,6 +22,7 @@ use crate::netns::Isolation;
 use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::{Capture, Packet};
 use crate::observe::processes::{self, Process};
+use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets::{self, Socket};
 use crate::server::{Server, ServerProcess};
 use crate::wait::eventually;
@@ -88,7 +89,6 @@ impl Pair {
         let server = Server::model(model).arg("--bind").arg(loopback);
         let server = server.port(self.port).events().start()?;
         self.port = server.address().port();
-        self.states = Some(StateLog::watch(self.port));
         self.server = Some(server);
         Ok(())
     }
@@ -108,6 +108,8 @@ impl Pair {
             })
         });
         let connection = connection.with_context(|| client.transcript())?;
+        let (near, far) = (connection.client.address, connection.server.address);
+        self.states = Some(StateLog::watch(near, far)?);
         self.client = Some(client);
         self.connection = Some(connection);
         Ok(())
@@ -115,7 +117,7 @@ impl Pair {
 
     /// Types a line at the client's keyboard.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
-        self.mark(Side::Client, format!("\"{line}\" is typed"));
+        self.mark(Side::Client, format!("typed: {line}"));
         self.client()?.type_line(line)
     }
 
@@ -145,15 +147,13 @@ impl Pair {
     /// The states of the connection's two sockets, the server's first: `ESTAB / ESTAB`.
     pub fn states(&self) -> Result<String> {
         let Connection { client, server } = self.connection()?;
-        let state = |from: End, to: End| {
-            let socket = sockets::find(from.address, to.address);
-            socket.map_or("gone".to_string(), |s| s.state.to_string())
+        let diag = SockDiag::open()?;
+        let state = |from: End, to: End| -> Result<String> {
+            let state = diag.state(from.address, to.address)?;
+            Ok(state.map_or("gone".into(), |s| s.to_string()))
         };
-        Ok(format!(
-            "{} / {}",
-            state(server, client),
-            state(client, server)
-        ))
+        let (server, client) = (state(server, client)?, state(client, server)?);
+        Ok(format!("{server} / {client}"))
     }
 
     /// How the client is: `asleep`, or how it ended: `exit status 3`.
@@ -208,6 +208,24 @@ impl Pair {
         };
         let packets = self.packets_since(at)?;
         Ok(packets.iter().map(told).collect::<Vec<_>>().join(" - "))
+    }
+
+    /// Which came first after the last line was typed: `the RST`, or `the read` of the client.
+    pub fn rst_or_read(&self) -> Result<&'static str> {
+        let (typed, fd) = (self.typed_at()?, self.connection()?.client.fd);
+        let packets = self.packets_since(typed)?;
+        let rst = packets
+            .iter()
+            .find(|p| p.flags.rst())
+            .context("no RST yet")?;
+        let calls = self.client()?.calls();
+        let mut reads = calls.iter().filter(|c| c.call == "read" && c.fd == fd);
+        let read = reads.find(|c| c.at >= typed).context("no read yet")?;
+        Ok(if rst.at < read.at {
+            "the RST"
+        } else {
+            "the read"
+        })
     }
 
     /// When the child was killed.
@@ -270,52 +288,45 @@ impl Pair {
     /// The whole conversation so far as one drawing.
     pub fn ladder(&self) -> Result<View> {
         let Connection { client, server } = self.connection()?;
-        let title = |who: &str, end: End| {
-            let keyboard = if end.pid == client.pid {
-                ", fd 0 the keyboard"
-            } else {
-                ""
-            };
-            format!("{who}: fd {} is the connection{keyboard}", end.fd)
-        };
-        let mut ladder = Ladder::new(self.began, title("client", client), title("server", server))
+        let legend = format!(
+            "At the client, descriptor 0 is the keyboard and {} the connection; at the server's \
+             child, {} is the connection. accept is a call of its parent.",
+            client.fd, server.fd
+        );
+        let mut ladder = Ladder::new(self.began, legend)
             .packets(client.address, &self.packets_since(0).unwrap_or_default())
-            .calls(Side::Client, &self.worth_showing(Side::Client)?)
-            .calls(Side::Server, &self.worth_showing(Side::Server)?);
+            .calls(Side::Client, &self.client_calls()?)
+            .calls(Side::Server, &self.server_calls()?);
         for mark in &self.marks {
             ladder = ladder.note(mark.at, mark.side, &*mark.what);
         }
-        if let Ok((at, line)) = self.said() {
-            ladder = ladder.note(at, Side::Client, format!("says: {line}"));
+        for (at, line) in self.client()?.stderr_lines() {
+            ladder = ladder.outcome(at, line);
         }
         for change in self.states.iter().flat_map(StateLog::changes) {
-            let side = match (change.local, change.remote) {
-                (from, to) if (from, to) == (client.address, server.address) => Side::Client,
-                (from, to) if (from, to) == (server.address, client.address) => Side::Server,
-                _ => continue,
-            };
             let state = change.state.map_or("gone".into(), |s| s.to_string());
-            ladder = ladder.state(change.at, side, state);
+            ladder = ladder.state(change.at, change.side, state);
         }
         Ok(View::Ladder(ladder))
     }
 
-    /// Calls on the connection and the keyboard, and those that wait for both. EAGAIN only says
-    /// that there is nothing more.
-    fn worth_showing(&self, side: Side) -> Result<Vec<CallRecord>> {
-        let Connection { client, server } = self.connection()?;
-        let (calls, end) = match side {
-            Side::Client => (self.client()?.calls(), client),
-            Side::Server => (self.server()?.calls(), server),
-        };
-        let worth = |c: &CallRecord| {
-            let moves_data = matches!(c.call.as_str(), "read" | "write");
-            let of_end =
-                c.pid == end.pid && (c.fd == end.fd || (c.fd == 0 && side == Side::Client));
-            let waits = c.call == "epoll_wait" || (c.call == "accept" && c.fd >= 0);
-            (of_end && moves_data || waits) && c.errno.as_deref() != Some("EAGAIN")
-        };
-        Ok(calls.into_iter().filter(worth).collect())
+    /// What the client does with the keyboard and the connection, and where it waits for both.
+    fn client_calls(&self) -> Result<Vec<CallRecord>> {
+        let fd = self.connection()?.client.fd;
+        let mut calls = self.client()?.calls();
+        calls.retain(|c| c.call == "epoll_wait" || moves_data(c) && (c.fd == 0 || c.fd == fd));
+        Ok(without_glances(calls))
+    }
+
+    /// What the child does with the connection, and what the parent's accept returns.
+    fn server_calls(&self) -> Result<Vec<CallRecord>> {
+        let End { pid, fd, .. } = self.connection()?.server;
+        let mut calls = self.server()?.calls();
+        calls.retain(|c| {
+            let accepted = c.call == "accept" && c.phase == Phase::Return;
+            accepted || c.pid == pid && c.fd == fd && moves_data(c)
+        });
+        Ok(calls)
     }
 
     fn server(&self) -> Result<&ServerProcess> {
@@ -357,6 +368,31 @@ pub fn in_words(call: &CallRecord) -> String {
     ladder::result(call)
         .replace(&format!("({})", call.fd), "")
         .replace(" (EOF)", "")
+}
+
+/// Does it carry bytes or bad news? EAGAIN only says that there is nothing more.
+fn moves_data(call: &CallRecord) -> bool {
+    matches!(call.call.as_str(), "read" | "write") && call.errno.as_deref() != Some("EAGAIN")
+}
+
+/// Leaves out where a program asked epoll in passing, without being willing to wait.
+fn without_glances(calls: Vec<CallRecord>) -> Vec<CallRecord> {
+    let mut waiting = false;
+    let worth = |call: &CallRecord| {
+        if call.call != "epoll_wait" {
+            return true;
+        }
+        let worth = waiting || call.phase == Phase::Enter;
+        waiting = call.phase == Phase::Enter;
+        worth
+    };
+    calls
+        .into_iter()
+        .filter({
+            let mut worth = worth;
+            move |call| worth(call)
+        })
+        .collect()
 }
 
 /// The end that `pid` has of the connection whose socket `is_it`.

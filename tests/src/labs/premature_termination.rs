@@ -94,6 +94,12 @@ fn deaf() -> Act<Pair> {
         .expect("packets since", "client PSH,ACK - server RST", |p| {
             p.exchange_since(p.typed_at()?)
         })
+        .expect(
+            "which came first, the RST or the read",
+            "the RST",
+            Pair::rst_or_read,
+        )
+        .or_known("the read", "the kernel delivered the RST a moment later")
         .answer("the first call with bad news", "read = 0", |p| {
             Ok(in_words(&p.call_after(p.typed_at()?, |c| c.result <= 0)?))
         })
@@ -110,8 +116,8 @@ fn deaf() -> Act<Pair> {
             "The write succeeds: a FIN only says that the other side will not send any more, so \
              sending to it is allowed. There is nobody left to read, so the answer is RST.\n\n\
              The book (5.12) says: read returns 0 if it comes before the RST, ECONNRESET if it \
-             comes after. This kernel: the RST was there before the read was, and the read still \
-             returned 0. Once Linux has received a FIN, end of file is what read reports.\n\n\
+             comes after. This kernel returns 0 in either case: once Linux has received a FIN, \
+             end of file is what read reports, whatever comes later.\n\n\
              A second write would have raised SIGPIPE (5.13): that is for writing to a connection \
              that has been reset.",
         )

@@ -1,7 +1,8 @@
-//! The states that the sockets of a port go through, with the time at which each was first seen.
+//! The states that the two sockets of a connection go through, with the time at which each was
+//! first seen.
 //!
 //! An ordinary user cannot be told of a change of state, he has to look: a thread looks every
-//! millisecond, so a state is seen up to a millisecond late, and one that is shorter may be missed.
+//! half millisecond, so a state is seen that much late, and one that is shorter may be missed.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,19 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::observe::sockets::{self, Socket, State};
+use anyhow::Result;
 
-const INTERVAL: Duration = Duration::from_millis(1);
+use crate::narrate::ladder::Side;
+use crate::observe::sock_diag::SockDiag;
+use crate::observe::sockets::State;
 
-/// A socket was first seen in this state, or (None) no longer seen.
+const INTERVAL: Duration = Duration::from_micros(500);
+
+/// A socket was first seen in this state, or (None) was first seen to be gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// When, in nanoseconds of `CLOCK_REALTIME`.
     pub at: u64,
-    /// The socket's own address.
-    pub local: SocketAddr,
-    /// The address of its peer.
-    pub remote: SocketAddr,
+    /// Whose socket.
+    pub side: Side,
     /// The state.
     pub state: Option<State>,
 }
@@ -35,30 +38,37 @@ pub struct StateLog {
 }
 
 impl StateLog {
-    /// Watches all sockets with this port on either side, until dropped.
-    pub fn watch(port: u16) -> Self {
+    /// Watches a connection between two addresses, until dropped.
+    pub fn watch(client: SocketAddr, server: SocketAddr) -> Result<Self> {
+        let diag = SockDiag::open()?;
         let changes = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (log, ended) = (Arc::clone(&changes), Arc::clone(&stop));
-        let thread = thread::spawn(move || {
-            let mut before = Vec::new();
-            while !ended.load(Ordering::Relaxed) {
-                if let Ok(all) = sockets::tcp() {
-                    let sockets = sockets::with_port(&all, port);
-                    let news = difference(now(), &before, &sockets);
-                    log.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .extend(news);
-                    before = sockets;
-                }
-                thread::sleep(INTERVAL);
+        let sides = [
+            (Side::Client, client, server),
+            (Side::Server, server, client),
+        ];
+        let look = move |diag: &SockDiag, log: &Mutex<Vec<Change>>| {
+            for (side, local, remote) in sides {
+                let state = diag.state(local, remote).unwrap_or(None);
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                note(&mut log, now(), side, state);
             }
-        });
-        Self {
+        };
+        look(&diag, &log);
+        let thread = thread::Builder::new()
+            .name("states".into())
+            .spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    look(&diag, &log);
+                    thread::sleep(INTERVAL);
+                }
+            })?;
+        Ok(Self {
             changes,
             stop,
             thread: Some(thread),
-        }
+        })
     }
 
     /// The changes so far.
@@ -84,53 +94,29 @@ pub fn now() -> u64 {
     since.map_or(0, |since| since.as_nanos() as u64)
 }
 
-fn difference(at: u64, before: &[Socket], after: &[Socket]) -> Vec<Change> {
-    let same = |a: &Socket, b: &Socket| (a.local, a.remote) == (b.local, b.remote);
-    let change = |socket: &Socket, state| Change {
-        at,
-        local: socket.local,
-        remote: socket.remote,
-        state,
-    };
-    let new = after.iter().filter(|socket| {
-        let old = before.iter().find(|old| same(old, socket));
-        old.is_none_or(|old| old.state != socket.state)
-    });
-    let gone = before
-        .iter()
-        .filter(|old| !after.iter().any(|new| same(old, new)));
-    new.map(|socket| change(socket, Some(socket.state)))
-        .chain(gone.map(|socket| change(socket, None)))
-        .collect()
+/// Adds what was seen if it is news.
+fn note(changes: &mut Vec<Change>, at: u64, side: Side, state: Option<State>) {
+    let before = changes.iter().rev().find(|change| change.side == side);
+    if before.is_none_or(|before| before.state != state) {
+        changes.push(Change { at, side, state });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn socket(port: u16, state: State) -> Socket {
-        Socket {
-            local: ([127, 0, 0, 1], port).into(),
-            remote: ([127, 0, 0, 1], 9877).into(),
-            state,
-            recv_q: 0,
-            send_q: 0,
-            inode: 1,
-        }
-    }
-
     #[test]
     fn only_changes_are_news() {
-        let before = [socket(1, State::Established), socket(2, State::Established)];
-        let after = [socket(1, State::CloseWait), socket(3, State::SynSent)];
-        let news = difference(7, &before, &after);
-        let seen: Vec<_> = news.iter().map(|c| (c.local.port(), c.state)).collect();
-        let expected = [
-            (1, Some(State::CloseWait)),
-            (3, Some(State::SynSent)),
-            (2, None),
-        ];
-        assert_eq!(seen, expected);
-        assert_eq!(difference(8, &after, &after), []);
+        let mut changes = Vec::new();
+        let (established, waiting) = (Some(State::Established), Some(State::CloseWait));
+        note(&mut changes, 1, Side::Client, established);
+        note(&mut changes, 2, Side::Server, established);
+        note(&mut changes, 3, Side::Client, established);
+        note(&mut changes, 4, Side::Client, waiting);
+        note(&mut changes, 5, Side::Client, None);
+        note(&mut changes, 6, Side::Client, None);
+        let times: Vec<_> = changes.iter().map(|change| change.at).collect();
+        assert_eq!(times, [1, 2, 4, 5]);
     }
 }

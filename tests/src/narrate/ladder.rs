@@ -44,22 +44,24 @@ enum What {
     Did(String),
     /// The socket of this side was seen in this state for the first time.
     State(String),
+    /// What came of it all; across both sides.
+    Outcome(String),
 }
 
 /// A drawing in the making; see the module's head.
 #[derive(Clone, Debug)]
 pub struct Ladder {
     origin: u64,
-    titles: (String, String),
+    legend: String,
     entries: Vec<Entry>,
 }
 
 impl Ladder {
-    /// An empty ladder whose time begins at `origin`, with what stands above its sides.
-    pub fn new(origin: u64, client: impl Into<String>, server: impl Into<String>) -> Self {
+    /// An empty ladder whose time begins at `origin`, with a line to explain its numbers.
+    pub fn new(origin: u64, legend: impl Into<String>) -> Self {
         Self {
             origin,
-            titles: (client.into(), server.into()),
+            legend: legend.into(),
             entries: Vec::new(),
         }
     }
@@ -121,6 +123,13 @@ impl Ladder {
         self
     }
 
+    /// Adds what came of it: the line in which a program told it.
+    #[must_use]
+    pub fn outcome(mut self, at: u64, line: impl Into<String>) -> Self {
+        self.push(at, Side::Client, What::Outcome(line.into()));
+        self
+    }
+
     fn push(&mut self, at: u64, side: Side, what: What) {
         self.entries.push(Entry { at, side, what });
     }
@@ -130,7 +139,8 @@ impl Ladder {
         let mut entries = self.entries.clone();
         entries.sort_by_key(|entry| entry.at);
         let columns = Columns::within(width);
-        let mut page = columns.titles(&self.titles);
+        let mut page = columns.legend(&self.legend);
+        page += &columns.row("ms", "client", &" ".repeat(columns.rung + 2), "server");
         let mut before = None;
         for (i, entry) in entries.iter().enumerate() {
             if matches!(entry.what, What::Began(_, Some(end)) if at_once(&entries[i..], end)) {
@@ -214,7 +224,7 @@ impl Columns {
     fn within(width: usize) -> Self {
         let room = width.clamp(64, 100) - TIME - BETWEEN;
         let rung = (room * 2 / 5).max(24);
-        let left = (room - rung).div_ceil(2);
+        let left = (room - rung) / 2;
         Self {
             left,
             rung,
@@ -222,18 +232,14 @@ impl Columns {
         }
     }
 
-    fn titles(&self, (client, server): &(String, String)) -> String {
-        let client = wrap(client, self.left);
-        let server = wrap(server, self.right);
-        let mut page = String::new();
-        let mut time = "ms";
-        for i in 0..client.len().max(server.len()) {
-            let cell = |lines: &[String]| lines.get(i).cloned().unwrap_or_default();
-            let middle = " ".repeat(self.rung + 2);
-            page += &self.row(time, &cell(&client), &middle, &cell(&server));
-            time = "";
-        }
-        page
+    fn width(&self) -> usize {
+        TIME + BETWEEN + self.left + self.rung + self.right
+    }
+
+    fn legend(&self, legend: &str) -> String {
+        let lines = wrap(legend, self.width());
+        let lines = lines.iter().filter(|line| !line.is_empty());
+        lines.flat_map(|line| [line, "\n"]).collect()
     }
 
     fn gap(&self, silence: u64) -> String {
@@ -256,6 +262,7 @@ impl Columns {
                 self.row(&time, "", &rails, &format!("[{state}]"))
             }
             (What::Began(text, _) | What::Did(text), side) => self.lines(&time, text, &rails, side),
+            (What::Outcome(text), _) => self.outcome(&time, text),
         }
     }
 
@@ -272,6 +279,16 @@ impl Columns {
                 Side::Client => self.row(time, line, rails, ""),
                 Side::Server => self.row(time, "", rails, line),
             };
+        }
+        rows
+    }
+
+    fn outcome(&self, time: &str, text: &str) -> String {
+        let mut rows = String::new();
+        let mut before = (time, ">>");
+        for line in wrap(text, self.width() - TIME - 5) {
+            let (time, mark) = std::mem::replace(&mut before, ("", ""));
+            let _ = writeln!(rows, "{time:>TIME$}  {mark:2} {line}");
         }
         rows
     }
@@ -325,27 +342,28 @@ mod tests {
             call(9 * MS, Phase::Return, "read", 0, 6),
             call(9 * MS + 100_000, Phase::Return, "write", 3, 6),
         ];
-        let mut ladder = Ladder::new(0, "client", "server's child").calls(Side::Client, &calls);
+        let mut ladder =
+            Ladder::new(0, "Descriptor 3 is the connection.").calls(Side::Client, &calls);
         ladder = rung(ladder, 9 * MS + 50_000, Side::Client, "PSH,ACK seq=1 len=6");
         ladder = rung(ladder, 1512 * MS, Side::Server, "FIN,ACK seq=7");
         let ladder = ladder
-            .note(1511 * MS, Side::Server, "killed (SIGKILL)")
+            .note(1511 * MS, Side::Server, "killed")
             .state(1513 * MS, Side::Client, "CLOSE_WAIT")
             .state(1513 * MS, Side::Server, "FIN_WAIT2")
-            .note(1514 * MS, Side::Client, "server terminated prematurely");
+            .outcome(1514 * MS, "server terminated prematurely");
         let expected = "
-        ms  client                                           server's child
-     1.000  read(0) ...          |                         |
-     9.000  read(0) = 6          |                         |
-     9.050                       |- PSH,ACK seq=1 len=6 -->|
-     9.100  write(3) = 6         |                         |
-                                 :         1.50 s          :
-  1511.000                       |                         | killed (SIGKILL)
-  1512.000                       |<---- FIN,ACK seq=7 -----|
-  1513.000          [CLOSE_WAIT] |                         |
-  1513.000                       |                         | [FIN_WAIT2]
-  1514.000  server terminated    |                         |
-            prematurely          |                         |
+Descriptor 3 is the connection.
+        ms  client                                          server
+     1.000  read(0) ...         |                         |
+     9.000  read(0) = 6         |                         |
+     9.050                      |- PSH,ACK seq=1 len=6 -->|
+     9.100  write(3) = 6        |                         |
+                                :         1.50 s          :
+  1511.000                      |                         | killed
+  1512.000                      |<---- FIN,ACK seq=7 -----|
+  1513.000         [CLOSE_WAIT] |                         |
+  1513.000                      |                         | [FIN_WAIT2]
+  1514.000  >> server terminated prematurely
 ";
         assert_eq!(format!("\n{}", ladder.draw(80)), expected);
     }
@@ -356,7 +374,7 @@ mod tests {
             call(100, Phase::Enter, "write", 3, 0),
             call(900, Phase::Return, "write", 3, 5),
         ];
-        let ladder = Ladder::new(0, "", "").calls(Side::Client, &calls);
+        let ladder = Ladder::new(0, "").calls(Side::Client, &calls);
         assert!(!ladder.draw(80).contains("write(3) ..."));
         let ladder = rung(ladder, 500, Side::Client, "SYN seq=0");
         assert!(ladder.draw(80).contains("write(3) ..."));
@@ -365,7 +383,7 @@ mod tests {
     #[test]
     fn a_call_that_never_returns_stands_once() {
         let calls = [call(100, Phase::Enter, "read", 3, 0)];
-        let ladder = Ladder::new(0, "", "").calls(Side::Server, &calls);
+        let ladder = Ladder::new(0, "").calls(Side::Server, &calls);
         assert_eq!(ladder.draw(80).matches("read(3) ...").count(), 1);
     }
 
@@ -386,9 +404,16 @@ mod tests {
 
     #[test]
     fn it_keeps_within_its_width() {
-        let ladder = Ladder::new(0, "client", "server")
-            .note(5, Side::Server, "a rather long remark about what happened")
-            .note(5, Side::Client, "another one, on the other side of it all");
+        let ladder = Ladder::new(
+            0,
+            "All descriptors are explained here, at some length, and over two lines.",
+        )
+        .note(5, Side::Server, "a rather long remark about what happened")
+        .note(5, Side::Client, "another one, on the other side of it all")
+        .outcome(
+            9,
+            "and what came of it after all, told at a length beyond what is needed",
+        );
         let ladder = rung(ladder, 7, Side::Client, "PSH,ACK seq=1 len=6");
         for width in 64..=120 {
             let drawn = ladder.draw(width);

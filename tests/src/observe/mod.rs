@@ -4,4 +4,5 @@
 pub mod calls;
 pub mod packets;
 pub mod processes;
+pub mod sock_diag;
 pub mod sockets;

@@ -170,7 +170,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 /// The kernel's numbers; `include/net/tcp_states.h`. 12 is a connection request, which ss shows
 /// as SYN-RECV too.
-fn state(number: u8) -> Option<State> {
+pub(super) fn state(number: u8) -> Option<State> {
     Some(match number {
         1 => State::Established,
         2 => State::SynSent,

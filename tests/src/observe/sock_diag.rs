@@ -1,0 +1,133 @@
+//! The state of one TCP socket, asked for by its two addresses; `sock_diag(7)`.
+//!
+//! /proc/net/tcp walks a table of the whole host, which takes milliseconds; this is a lookup, and
+//! can be asked every millisecond.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result, bail};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket as Netlink, SocketAddr as KernelAddr};
+use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP};
+
+use crate::observe::sockets::{self, State};
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+/// The length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// An open question to the kernel; can be asked again and again.
+#[derive(Debug)]
+pub struct SockDiag(Netlink);
+
+impl SockDiag {
+    /// Opens it, for this thread's network namespace.
+    pub fn open() -> Result<Self> {
+        let mut socket = Netlink::new(NETLINK_SOCK_DIAG).context("a netlink socket")?;
+        socket.bind_auto()?;
+        socket.connect(&KernelAddr::new(0, 0))?;
+        Ok(Self(socket))
+    }
+
+    /// The state of the socket whose own address is `local`; None if there is none (any more).
+    pub fn state(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<State>> {
+        self.0.send(&question(local, remote), 0)?;
+        // The kernel answers before send returns.
+        let (answer, _) = self.0.recv_from_full()?;
+        understand(&answer)
+    }
+}
+
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    const LENGTH: usize = HEADER + 56;
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+    let mut bytes = Vec::with_capacity(LENGTH);
+    bytes.extend((LENGTH as u32).to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST.to_ne_bytes());
+    bytes.extend([0; 8]); // sequence number, port id
+    bytes.extend([family as u8, IPPROTO_TCP as u8, 0, 0]);
+    bytes.extend(u32::MAX.to_ne_bytes()); // any state
+    bytes.extend(local.port().to_be_bytes());
+    bytes.extend(remote.port().to_be_bytes());
+    bytes.extend(sixteen(local.ip()));
+    bytes.extend(sixteen(remote.ip()));
+    bytes.extend([0; 4]); // any interface
+    bytes.extend([0xff; 8]); // no cookie
+    bytes
+}
+
+fn sixteen(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V6(address) => address.octets(),
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.octets());
+            bytes
+        }
+    }
+}
+
+/// `struct nlmsghdr`, and then `struct inet_diag_msg` or an errno.
+fn understand(answer: &[u8]) -> Result<Option<State>> {
+    let kind = answer
+        .get(4..6)
+        .context("a netlink answer without a header")?;
+    if kind == NLMSG_ERROR.to_ne_bytes() {
+        let code = answer.get(HEADER..HEADER + 4).context("no errno")?;
+        let code = i32::from_ne_bytes(code.try_into()?);
+        if code == -nix::libc::ENOENT {
+            return Ok(None);
+        }
+        bail!(std::io::Error::from_raw_os_error(-code));
+    }
+    let number = *answer.get(HEADER + 1).context("no state in the answer")?;
+    // A connection that is gone is answered with the listener, if there is one.
+    Ok(sockets::state(number).filter(|state| *state != State::Listen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wait::eventually;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    fn follow(bind: &str) {
+        let diag = SockDiag::open().expect("netlink");
+        let listener = TcpListener::bind(bind).expect("a port");
+        let server = listener.local_addr().expect("bound");
+        let near = TcpStream::connect(server).expect("a listener");
+        let client = near.local_addr().expect("bound");
+        let (far, _) = listener.accept().expect("queued");
+        let state = |local, remote| diag.state(local, remote).expect("an answer");
+        assert_eq!(state(client, server), Some(State::Established));
+        assert_eq!(state(server, client), Some(State::Established));
+        let becomes = |local, remote, wanted| {
+            let soon = Duration::from_secs(10);
+            let probe = || (state(local, remote) == wanted).then_some(());
+            eventually(&format!("{wanted:?}"), soon, probe).expect("the next state");
+        };
+        drop(far);
+        becomes(server, client, Some(State::FinWait2));
+        becomes(client, server, Some(State::CloseWait));
+        drop(near);
+        becomes(server, client, Some(State::TimeWait));
+        becomes(client, server, None);
+        let nobody = SocketAddr::new(server.ip(), 1);
+        assert_eq!(state(server, nobody), None, "not the listener");
+    }
+
+    #[test]
+    fn a_connection_is_followed_by_its_addresses() {
+        follow("127.0.0.1:0");
+    }
+
+    #[test]
+    fn ipv6_as_well() {
+        follow("[::1]:0");
+    }
+}
