@@ -1,16 +1,20 @@
 //! Everything that drives the programs from outside.
 //!
-//! [`binaries`] finds (and builds) them, [`server`] and [`client`] run them, [`wait`] waits for
-//! what they do, [`observe`] asks the kernel what they did, [`netns`] gives an experiment a network
-//! and process table of its own.
+//! [`binaries`] finds (and builds) them, [`server`] and [`client`] run them, [`contestant`] names
+//! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
+//! would, [`wait`] waits for what they do, [`observe`] asks the kernel what they did, [`netns`] gives
+//! an experiment a network and process table of its own, [`skip`] says why there is none.
 
 pub mod binaries;
 pub mod client;
+pub mod contestant;
 pub mod labs;
 pub mod narrate;
 pub mod netns;
 pub mod observe;
+pub mod peer;
 pub mod server;
+pub mod skip;
 pub mod wait;
 
 mod output;

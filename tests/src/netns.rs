@@ -42,6 +42,7 @@ use nix::unistd::{ForkResult, Pid, fork, getgid, getpid, getppid, getuid};
 
 use crate::binaries;
 use crate::output::Output;
+use crate::skip::skip;
 use crate::wait::eventually;
 
 /// Set inside.
@@ -106,17 +107,7 @@ pub fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Re
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     match command.spawn() {
         Ok(child) => judge(name, child),
-        Err(error) => {
-            let why = refusal(error)?;
-            if env::var_os(STRICT).is_some_and(|value| value == "1") {
-                bail!("{name}: {why} ({STRICT}=1)");
-            }
-            #[expect(clippy::print_stderr, reason = "libtest shows it on demand")]
-            {
-                eprintln!("SKIP {name}: {why}");
-            }
-            Ok(())
-        }
+        Err(error) => skip(name, refusal(error)?),
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write as _};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -19,7 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::unistd::{Pid, pipe2, setsid};
 
 use crate::binaries;
@@ -55,6 +56,41 @@ pub(crate) struct Recipe {
     pub(crate) events: bool,
     /// Soft and hard limit of descriptors.
     pub(crate) descriptors: Option<(u64, u64)>,
+    pub(crate) inherited: Inherited,
+    /// Where descriptors 1 and 2 go instead of to us.
+    pub(crate) stdout: Option<Target>,
+    pub(crate) stderr: Option<Target>,
+}
+
+/// What it finds when it starts: signals that whoever started it ignores, or has blocked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inherited {
+    pub(crate) ignored: Vec<Signal>,
+    pub(crate) blocked: Vec<Signal>,
+}
+
+/// Where output goes that we do not collect.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// Nowhere: the descriptor is closed.
+    Closed,
+    /// Into this, which nobody need read.
+    File(Arc<OwnedFd>),
+}
+
+impl Target {
+    /// A pipe; the other end is the caller's.
+    pub fn pipe() -> anyhow::Result<(OwnedFd, Self)> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("a pipe")?;
+        Ok((reader, Self::File(Arc::new(writer))))
+    }
+
+    /// An existing file or device, to write.
+    pub fn open(path: &str) -> anyhow::Result<Self> {
+        let file = File::options().write(true).open(path);
+        let file = file.with_context(|| format!("open {path}"))?;
+        Ok(Self::File(Arc::new(file.into())))
+    }
 }
 
 /// What a program gets as descriptors 0 and 1.
@@ -77,6 +113,9 @@ impl Recipe {
             env: Vec::new(),
             events: false,
             descriptors: None,
+            inherited: Inherited::default(),
+            stdout: None,
+            stderr: None,
         }
     }
 
@@ -86,15 +125,17 @@ impl Recipe {
         let mut command = self.command(calls_end.as_ref().map(AsRawFd::as_raw_fd))?;
         connect(&mut command, ends)?;
         prepare(&mut command, calls_end, self.descriptors);
+        self.redirect(&mut command)?;
+        inherit(&mut command, &self.inherited);
         let mut child = command
             .spawn()
             .with_context(|| format!("start {}", self.typed()))?;
         // It holds our copies of the child's descriptors, without which no pipe would ever end.
         drop(command);
-        let stderr = child.stderr.take().expect("it was asked for");
+        let stderr = child.stderr.take().map(OwnedFd::from);
         let stdout = match (stdout, child.stdout.take()) {
             (Some(stdout), _) => stdout,
-            (None, pipe) => Output::collect(pipe.expect("it was asked for").into())?,
+            (None, pipe) => collect(pipe.map(OwnedFd::from))?,
         };
         Ok(Program {
             command: self.typed(),
@@ -102,9 +143,28 @@ impl Recipe {
             group: Pid::from_raw(child.id() as i32),
             state: Mutex::new(State::new(child)),
             stdout,
-            stderr: Output::collect(stderr.into())?,
+            stderr: collect(stderr)?,
             calls: calls.map(Output::collect).transpose()?,
         })
+    }
+
+    fn redirect(&self, command: &mut Command) -> anyhow::Result<()> {
+        for (target, number) in [(&self.stdout, 1), (&self.stderr, 2)] {
+            let stdio = match target {
+                None => continue,
+                Some(Target::File(fd)) => Stdio::from(fd.try_clone()?),
+                Some(Target::Closed) => {
+                    close_at_start(command, number);
+                    Stdio::null()
+                }
+            };
+            if number == 1 {
+                command.stdout(stdio);
+            } else {
+                command.stderr(stdio);
+            }
+        }
+        Ok(())
     }
 
     fn command(&self, calls_fd: Option<RawFd>) -> anyhow::Result<Command> {
@@ -227,6 +287,49 @@ fn prepare(command: &mut Command, inherited: Option<OwnedFd>, limit: Option<(u64
     }
 }
 
+fn close_at_start(command: &mut Command, number: RawFd) {
+    let close = move || {
+        nix::unistd::close(number)?;
+        Ok(())
+    };
+    #[expect(unsafe_code)]
+    // SAFETY: one system call, which is async-signal-safe; nothing is allocated.
+    unsafe {
+        command.pre_exec(close);
+    }
+}
+
+/// Hands down what a careless parent hands down.
+fn inherit(command: &mut Command, inherited: &Inherited) {
+    let Inherited { ignored, blocked } = inherited.clone();
+    if ignored.is_empty() && blocked.is_empty() {
+        return;
+    }
+    let blocked: SigSet = blocked.into_iter().collect();
+    let set = move || {
+        for ignored in &ignored {
+            #[expect(unsafe_code)]
+            // SAFETY: no handler is installed, and none was.
+            unsafe { signal(*ignored, SigHandler::SigIgn) }?;
+        }
+        blocked.thread_block()?;
+        Ok(())
+    };
+    #[expect(unsafe_code)]
+    // SAFETY: two kinds of system calls, which are async-signal-safe; nothing is allocated.
+    unsafe {
+        command.pre_exec(set);
+    }
+}
+
+/// What comes out of a pipe, or nothing if the output went elsewhere.
+fn collect(pipe: Option<OwnedFd>) -> anyhow::Result<Output> {
+    match pipe {
+        Some(pipe) => Output::collect(pipe),
+        None => Output::collect(File::open("/dev/null")?.into()),
+    }
+}
+
 /// A program that was started.
 #[derive(Debug)]
 pub(crate) struct Program {
@@ -300,6 +403,16 @@ impl Program {
         }
         kill(Pid::from_raw(pid), signal)
             .with_context(|| format!("{signal} to {} (pid {pid})", self.command))
+    }
+
+    /// A signal for all of its process group, as from a terminal or `kill -- -PGID`.
+    pub(crate) fn signal_group(&self, signal: Signal) -> anyhow::Result<()> {
+        let mut state = self.state();
+        if let Some(status) = state.reap(self.group)? {
+            bail!("{signal} to {}: it has ended ({status})", self.command);
+        }
+        killpg(self.group, signal)
+            .with_context(|| format!("{signal} to the group of {}", self.command))
     }
 
     pub(crate) fn status(&self) -> Option<ExitStatus> {

@@ -21,10 +21,13 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tcpecho_common::{Mistake, Model, ready};
 
 use crate::observe::calls::CallRecord;
+use crate::observe::processes;
+pub use crate::program::Target;
 use crate::program::{Ends, PROMPTLY, Program, Recipe, Which};
 use crate::wait::eventually;
 
@@ -102,6 +105,50 @@ impl Server {
         self
     }
 
+    /// Nothing on the command line but these.
+    pub fn with_args<I, S>(args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        let mut recipe = Recipe::new(Which::Ours("tcpechod"));
+        recipe.args = args.into_iter().map(Into::into).collect();
+        Self(recipe)
+    }
+
+    /// Started by somebody who ignores this signal.
+    #[must_use]
+    pub fn ignoring(mut self, signal: Signal) -> Self {
+        self.0.inherited.ignored.push(signal);
+        self
+    }
+
+    /// Started by somebody who has blocked this signal.
+    #[must_use]
+    pub fn blocking(mut self, signal: Signal) -> Self {
+        self.0.inherited.blocked.push(signal);
+        self
+    }
+
+    /// Sends its stdout elsewhere. It needs `-v` then, for its address is read from the log.
+    #[must_use]
+    pub fn stdout_to(mut self, target: Target) -> Self {
+        self.0.stdout = Some(target);
+        self
+    }
+
+    /// Sends its stderr elsewhere.
+    #[must_use]
+    pub fn stderr_to(mut self, target: Target) -> Self {
+        self.0.stderr = Some(target);
+        self
+    }
+
+    /// Starts it and waits for nothing: for servers that are not expected to get ready.
+    pub fn launch(self) -> anyhow::Result<Launched> {
+        Ok(Launched(self.0.start(Ends::Output, None)?))
+    }
+
     /// Starts it and waits for its ready line.
     pub fn start(self) -> anyhow::Result<ServerProcess> {
         let program = self.0.start(Ends::Output, None)?;
@@ -124,8 +171,13 @@ fn ready_line(program: &Program) -> anyhow::Result<(String, SocketAddr)> {
     let look = || {
         // Asked in this order: a server that ends has printed everything by then.
         let ended = program.status().is_some();
-        let lines = program.stdout.lines().into_iter();
-        let mut ready = lines.filter_map(|(_, line)| ready::address(&line).map(|at| (line, at)));
+        let (stdout, stderr) = (program.stdout.lines(), program.stderr.lines());
+        let lines = stdout.into_iter().chain(stderr).map(|(_, line)| line);
+        let mut ready = lines.filter_map(|line| {
+            // In the log something stands before it.
+            let line = &line[line.find("listening on ")?..];
+            ready::address(line).map(|at| (line.to_owned(), at))
+        });
         ready.next().map(Some).or(ended.then_some(None))
     };
     eventually("a ready line (listening on ADDR:PORT)", PROMPTLY, look)
@@ -145,6 +197,46 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), bound.port())
     } else {
         bound
+    }
+}
+
+fn wait_for_state(pid: i32, state: char) -> anyhow::Result<()> {
+    eventually(&format!("process {pid} in state {state}"), PROMPTLY, || {
+        processes::look(pid).filter(|process| process.state == state)
+    })
+    .map(drop)
+}
+
+/// A server that was started, and may be anywhere between that and its end.
+#[derive(Debug)]
+pub struct Launched(Program);
+
+impl Launched {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.0.signal(self.0.leader(), signal)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+        self.0.wait(deadline)
+    }
+
+    /// What it has printed on stdout so far.
+    pub fn stdout(&self) -> String {
+        self.0.stdout.text()
+    }
+
+    /// What it has printed on stderr so far.
+    pub fn stderr(&self) -> String {
+        self.0.stderr.text()
+    }
+}
+
+/// The transcript.
+impl fmt::Display for Launched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -195,6 +287,34 @@ impl ServerProcess {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         self.program.signal(self.pid, signal)
+    }
+
+    /// Stops it and its children, and waits until they stand still. What happens to them until
+    /// [`thaw`](Self::thaw) they find out all at once.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        // It cannot fork any more.
+        wait_for_state(self.pid, 'T')?;
+        for child in processes::children(self.pid) {
+            if child.state != 'Z' {
+                kill(Pid::from_raw(child.pid), Signal::SIGSTOP)?;
+                wait_for_state(child.pid, 'T')?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        for child in processes::children(self.pid) {
+            kill(Pid::from_raw(child.pid), Signal::SIGCONT)?;
+        }
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Sends a signal to its process group, as a terminal does.
+    pub fn signal_group(&self, signal: Signal) -> anyhow::Result<()> {
+        self.program.signal_group(signal)
     }
 
     /// Waits for its end.

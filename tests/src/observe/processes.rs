@@ -104,6 +104,31 @@ pub fn rss(pid: i32) -> Option<u64> {
     Some(pages * page as u64)
 }
 
+/// The memory of a process, in bytes; `proc_pid_smaps(5)`. Counted page by page, where the figure
+/// of [`rss`] lags behind by some pages per processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident, shared pages included.
+    pub rss: u64,
+    /// What it has written to: stack, heap, data. Of a page shared with n others, such as parent
+    /// and child after a fork, it counts 1/n.
+    pub anonymous: u64,
+}
+
+/// Its memory; None if it has vanished.
+pub fn memory(pid: i32) -> Option<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(kilobytes * 1024)
+    };
+    Some(Memory {
+        rss: bytes("Rss:")?,
+        anonymous: bytes("Pss_Anon:")?,
+    })
+}
+
 /// The table that `ps -o pid,ppid,stat,wchan,args` would print.
 pub fn ps_view(processes: &[Process]) -> String {
     let mut view = format!(

@@ -1,0 +1,75 @@
+//! Who must keep the promises: every model, some of them with flags that send it down another path.
+
+use tcpecho_common::Model;
+
+use crate::server::Server;
+
+/// A model and its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contestant {
+    /// The model.
+    pub model: Model,
+    /// What else is on the command line.
+    pub flags: &'static [&'static str],
+}
+
+/// One client at a time.
+pub const ITERATIVE: Contestant = Contestant::plain(Model::Iterative);
+/// A process per client.
+pub const FORK: Contestant = Contestant::plain(Model::Fork);
+/// A thread per client.
+pub const THREAD: Contestant = Contestant::plain(Model::Thread);
+/// All clients in one thread.
+pub const REACTOR: Contestant = Contestant::plain(Model::Reactor);
+/// Reads and writes that time out (`SO_RCVTIMEO`), so that calls return EAGAIN now and then.
+pub const THREAD_WITH_IDLE_TIMEOUT: Contestant = Contestant {
+    model: Model::Thread,
+    flags: &["--idle-timeout", "30s"],
+};
+/// Waits that end because a clock ticks.
+pub const REACTOR_WITH_IDLE_TIMEOUT: Contestant = Contestant {
+    model: Model::Reactor,
+    flags: &["--idle-timeout", "30s"],
+};
+
+/// All of them.
+pub const ALL: [Contestant; 6] = [
+    ITERATIVE,
+    FORK,
+    THREAD,
+    REACTOR,
+    THREAD_WITH_IDLE_TIMEOUT,
+    REACTOR_WITH_IDLE_TIMEOUT,
+];
+
+impl Contestant {
+    const fn plain(model: Model) -> Self {
+        Self { model, flags: &[] }
+    }
+
+    /// This contestant, still to be started.
+    pub fn server(&self) -> Server {
+        let server = Server::model(self.model);
+        self.flags.iter().copied().fold(server, Server::arg)
+    }
+
+    /// The same, telling the life of its connections: for tests that are not about thousands.
+    pub fn talkative(&self) -> Server {
+        self.server().arg("-v")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_is_a_contestant() {
+        for model in Model::all() {
+            assert!(
+                ALL.iter().any(|contestant| contestant.model == *model),
+                "{model}"
+            );
+        }
+    }
+}

@@ -1,0 +1,603 @@
+//! The promises of every model: one function per promise, run for every contestant that makes it.
+//!
+//! `cargo test --test promises half_close` runs one promise, `cargo test --test promises fork` one
+//! contestant. What a stopping server promises is in `server_stop.rs`, what it does with bad input
+//! in `server_cli.rs`, what it does when the system fails it in `faults.rs`.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tcpecho_common::Model;
+use tcpecho_lab::contestant::{self, Contestant};
+use tcpecho_lab::observe::processes::{self, Memory};
+use tcpecho_lab::observe::sockets::{self, State};
+use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
+use tcpecho_lab::server::{Server, ServerProcess};
+use tcpecho_lab::skip::skip;
+use tcpecho_lab::wait::eventually;
+
+/// One `#[test]` per promise and contestant, called `promise::contestant`.
+macro_rules! promised {
+    (by everybody: $($promise:ident)+) => {
+        promised!(@ $($promise [iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR,
+            thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
+            reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT])+);
+    };
+    (by every model: $($promise:ident)+) => {
+        promised!(@ $($promise [iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR])+);
+    };
+    (by those that serve many at once: $($promise:ident)+) => {
+        promised!(@ $($promise [fork FORK, thread THREAD, reactor REACTOR])+);
+    };
+    (@ $($promise:ident $contestants:tt)+) => { $(mod $promise { promised!(@@ $promise $contestants); })+ };
+    (@@ $promise:ident [$($name:ident $contestant:ident),+]) => {
+        $(#[test]
+        fn $name() -> anyhow::Result<()> {
+            super::$promise(&tcpecho_lab::contestant::$contestant)
+        })+
+    };
+}
+
+promised! { by everybody:
+    every_byte_comes_back_in_order
+    a_long_stream_with_half_close_comes_back_identical
+    a_half_close_gets_every_echo
+    waiting_for_a_peer_to_read_costs_no_processor_time
+    a_peer_that_never_reads_is_read_from_no_more
+    a_reset_ends_that_connection_only
+    a_reset_while_queued_harms_nobody
+    urgent_data_stalls_nothing
+}
+
+promised! { by every model:
+    ten_thousand_connections_leave_nothing_behind
+    idle_peers_are_closed_and_busy_ones_are_not
+    a_stuck_peer_is_idle
+    a_slow_reader_is_not_idle
+}
+
+promised! { by those that serve many at once:
+    many_are_served_at_once
+    never_readers_cost_little_and_harm_nobody
+    no_more_are_accepted_than_max_connections
+    a_full_server_serves_everybody_in_turn
+}
+
+// -- Bytes --------------------------------------------------------------------------------------
+
+fn every_byte_comes_back_in_order(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.echo(b"hello\n")?;
+        peer.echo(b"\0\xff\r\n no newline at the end")?;
+        for length in [
+            1, 2, 1000, 4096, 65_535, 65_536, 262_144, 262_145, 1_000_000,
+        ] {
+            peer.send_pattern(length)?;
+            peer.expect_pattern(length)?;
+        }
+        peer.half_close()?;
+        peer.expect_fin()
+    })
+}
+
+fn a_long_stream_with_half_close_comes_back_identical(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        Peer::connect(server.address())?.stream(stream_length())
+    })
+}
+
+/// 64 MB, or as many as `TCPECHO_STREAM_MB` says.
+fn stream_length() -> u64 {
+    let megabytes = std::env::var("TCPECHO_STREAM_MB").ok();
+    megabytes.and_then(|text| text.parse().ok()).unwrap_or(64) * 1_000_000
+}
+
+/// At the half-close the kernel's buffers and the server's are full.
+fn a_half_close_gets_every_echo(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        let mut small = Peer::connect(server.address())?;
+        small.send(b"last words")?;
+        small.half_close()?;
+        small.expect(b"last words")?;
+        small.expect_fin()?;
+
+        let mut large = Peer::connect(server.address())?;
+        large.send_until_stuck()?;
+        large.half_close()?;
+        large.expect_rest_and_fin()
+    })
+}
+
+/// recv stops at the urgent mark, so a short read does not mean that nothing is left.
+fn urgent_data_stalls_nothing(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        for _ in 0..10 {
+            let mut peer = Peer::connect(server.address())?;
+            peer.echo(b"accepted")?;
+            server.freeze()?;
+            peer.send(b"abc")?;
+            peer.send_urgent(b'D')?;
+            peer.send(b"efg")?;
+            peer.wait_until_delivered()?;
+            server.thaw()?;
+            peer.expect(b"abcefg")?;
+            peer.half_close()?;
+            peer.expect_fin()?;
+        }
+        Ok(())
+    })
+}
+
+// -- Peers that do not read ---------------------------------------------------------------------
+
+/// Half-closed, with echoes that do not fit: a server that keeps asking whether there is more to
+/// read is told so at once, again and again.
+fn waiting_for_a_peer_to_read_costs_no_processor_time(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    const WATCHED: Duration = Duration::from_millis(500);
+    with(contestant.talkative(), |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.send_until_stuck()?;
+        peer.half_close()?;
+        let before = cpu_time(server);
+        thread::sleep(WATCHED);
+        let used = cpu_time(server).saturating_sub(before);
+        // A server that spins has had a third of a processor at least, whatever else runs.
+        ensure!(
+            used <= WATCHED / 10,
+            "{used:?} used in {WATCHED:?} of waiting"
+        );
+        peer.expect_rest_and_fin()
+    })
+}
+
+/// What it sends without reading, the kernel's buffers hold; the server's memory does not grow with
+/// it. When it has been reset, everybody else is served.
+fn a_peer_that_never_reads_is_read_from_no_more(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.send_until_stuck()?;
+        peer.reset();
+        Peer::connect(server.address())?.echo(b"next, please")
+    })
+}
+
+fn never_readers_cost_little_and_harm_nobody(contestant: &Contestant) -> anyhow::Result<()> {
+    const NEVER_READERS: usize = 6;
+    const PINGS: usize = 200;
+    with(contestant.server(), |server| {
+        let mut pinging = Peer::connect(server.address())?;
+        // Every buffer that is there once has been used once.
+        let mut first = Peer::connect(server.address())?;
+        first.send_until_stuck()?;
+        first.half_close()?;
+        first.expect_rest_and_fin()?;
+        let alone = round_trips(&mut pinging, PINGS)?[PINGS / 2];
+        let before = memory(server);
+
+        let mut stuck = Vec::new();
+        for _ in 0..NEVER_READERS {
+            let mut peer = Peer::connect(server.address())?;
+            peer.send_until_stuck()?;
+            stuck.push(peer);
+        }
+        let cost = memory(server).anonymous.saturating_sub(before.anonymous) / NEVER_READERS as u64;
+        let beside = round_trips(&mut pinging, PINGS)?[PINGS / 2];
+        say(
+            contestant,
+            format!(
+                "a never-reader costs {} KiB; a round trip {alone:?} alone, {beside:?} beside them",
+                cost / 1024
+            ),
+        );
+        // A process of its own costs some pages more.
+        let at_most = if contestant.model == Model::Fork {
+            512
+        } else {
+            256
+        };
+        ensure!(
+            cost <= at_most * 1024,
+            "{cost} bytes for each that never reads"
+        );
+        ensure!(
+            beside <= alone * 20 + Duration::from_millis(20),
+            "a round trip takes {beside:?} beside never-readers, {alone:?} without"
+        );
+        for mut peer in stuck {
+            peer.half_close()?;
+            peer.expect_rest_and_fin()?;
+        }
+        Ok(())
+    })
+}
+
+// -- Many peers ---------------------------------------------------------------------------------
+
+fn many_are_served_at_once(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        let mut peers = connect(server.address(), 50)?;
+        for round in 0..3 {
+            for (number, peer) in peers.iter_mut().enumerate() {
+                peer.send(format!("round {round} of {number}\n").as_bytes())?;
+            }
+            for (number, peer) in peers.iter_mut().enumerate().rev() {
+                peer.expect(format!("round {round} of {number}\n").as_bytes())?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn the_iterative_server_answers_the_second_when_the_first_has_left() -> anyhow::Result<()> {
+    with(contestant::ITERATIVE.talkative(), |server| {
+        let mut first = Peer::connect(server.address())?;
+        first.echo(b"first")?;
+        let mut second = Peer::connect(server.address())?;
+        second.send(b"second")?;
+        first.echo(b"still first")?;
+        ensure!(!second.has_news(), "the second was served beside the first");
+        ensure!(waiting(server) == 1, "the second is not queued");
+        drop(first);
+        second.expect(b"second")
+    })
+}
+
+fn no_more_are_accepted_than_max_connections(contestant: &Contestant) -> anyhow::Result<()> {
+    let capped = contestant.talkative().arg("--max-connections").arg("3");
+    with(capped, |server| {
+        let mut served = connect(server.address(), 3)?;
+        for peer in &mut served {
+            peer.echo(b"served")?;
+        }
+        let mut queued = connect(server.address(), 2)?;
+        for peer in &mut queued {
+            peer.send(b"patience")?;
+        }
+        for _ in 0..20 {
+            for peer in &mut served {
+                peer.echo(b"still served")?;
+            }
+            ensure!(
+                waiting(server) == 2,
+                "{} are queued, not 2",
+                waiting(server)
+            );
+        }
+        ensure!(
+            !queued.iter().any(Peer::has_news),
+            "one too many was served"
+        );
+        for mut waiting in queued {
+            let mut leaving = served.remove(0);
+            leaving.half_close()?;
+            leaving.expect_fin()?;
+            waiting.expect(b"patience")?;
+            served.push(waiting);
+        }
+        Ok(())
+    })
+}
+
+/// Whoever was left in the queue while the server was full must not be forgotten there.
+fn a_full_server_serves_everybody_in_turn(contestant: &Contestant) -> anyhow::Result<()> {
+    let capped = contestant.server().arg("--max-connections").arg("2");
+    with(capped, |server| {
+        let address = server.address();
+        in_threads(8, move |_| {
+            for round in 0..25 {
+                let mut peer = Peer::connect(address)?;
+                peer.echo(b"in turn")?;
+                if round % 2 == 0 {
+                    peer.reset();
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+// -- Peers that leave ---------------------------------------------------------------------------
+
+fn a_reset_ends_that_connection_only(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        // After an echo, with echoes not read, with nothing read, and in the midst of a stream.
+        for (echoed, more) in [(true, 0), (true, 100), (false, 100), (false, 8_000_000)] {
+            let mut leaving = Peer::connect(server.address())?;
+            if echoed {
+                leaving.echo(b"here I am")?;
+            }
+            let mut staying = Peer::connect(server.address())?;
+            staying.send(b"before")?;
+            if more > 1000 {
+                leaving.send_until_stuck()?;
+            } else {
+                leaving.send_pattern(more)?;
+            }
+            leaving.reset();
+            staying.expect(b"before")?;
+            staying.echo(b"after")?;
+            staying.half_close()?;
+            staying.expect_fin()?;
+        }
+        ensure!(server.status().is_none(), "the server has ended");
+        Ok(())
+    })
+}
+
+fn a_reset_while_queued_harms_nobody(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        server.freeze()?;
+        let mut good = Vec::new();
+        for number in 0..20 {
+            let mut peer = Peer::connect(server.address())?;
+            peer.send(b"am I queued?")?;
+            peer.wait_until_delivered()?;
+            if number % 7 == 3 {
+                good.push(peer);
+            } else {
+                peer.reset();
+            }
+        }
+        server.thaw()?;
+        for mut peer in good {
+            peer.expect(b"am I queued?")?;
+            peer.half_close()?;
+            peer.expect_fin()?;
+        }
+        Peer::connect(server.address())?.echo(b"business as usual")
+    })
+}
+
+fn ten_thousand_connections_leave_nothing_behind(contestant: &Contestant) -> anyhow::Result<()> {
+    const CONNECTIONS: usize = 10_000;
+    const AT_A_TIME: usize = 8;
+    with(contestant.server(), |server| {
+        let address = server.address();
+        let churn = |connections: usize| {
+            in_threads(AT_A_TIME, move |_| {
+                (0..connections / AT_A_TIME).try_for_each(|nth| come_and_go(address, nth))
+            })
+        };
+        // What the first clients make the server allocate it keeps for the others.
+        churn(400)?;
+        let before = Footprint::settled(server)?;
+        churn(CONNECTIONS)?;
+        let after = Footprint::settled(server)?;
+        say(
+            contestant,
+            format!("{before:?}, after {CONNECTIONS} connections {after:?}"),
+        );
+        ensure!(
+            after.descriptors == before.descriptors,
+            "descriptors after {CONNECTIONS} connections: {:?}, before: {:?}",
+            after.descriptors,
+            before.descriptors
+        );
+        ensure!(
+            after.anonymous <= before.anonymous + 512 * 1024,
+            "memory has grown from {} to {} bytes",
+            before.anonymous,
+            after.anonymous
+        );
+        Peer::connect(address)?.echo(b"as ever")
+    })
+}
+
+/// Half of them leave with an RST, and of each half one in two without a word.
+fn come_and_go(address: SocketAddr, nth: usize) -> anyhow::Result<()> {
+    let mut peer = Peer::connect(address)?;
+    if nth % 4 < 2 {
+        peer.echo(b"hello and goodbye")?;
+    }
+    if nth % 2 == 0 {
+        peer.reset();
+    }
+    Ok(())
+}
+
+/// What a server has when nobody is connected.
+#[derive(Debug)]
+struct Footprint {
+    descriptors: Vec<(i32, String)>,
+    anonymous: u64,
+}
+
+impl Footprint {
+    /// Waits until nobody is: no child is left, alive or dead, no second thread, no connection.
+    fn settled(server: &ServerProcess) -> anyhow::Result<Self> {
+        let pid = server.pid();
+        let mut seen = String::new();
+        let settled = eventually("a server without clients", PATIENCE, || {
+            let threads = processes::look(pid)?.threads;
+            let descriptors = processes::descriptors(pid).ok()?;
+            let is_socket = |to: &str| to.starts_with("socket:");
+            let sockets = descriptors.iter().filter(|(_, to)| is_socket(to)).count();
+            let children = processes::ps_view(&processes::children(pid));
+            seen = format!("{threads} threads, {sockets} sockets, children:\n{children}");
+            // The one socket listens; the one line is the head of the table.
+            let alone = (threads, sockets, children.lines().count()) == (1, 1, 1);
+            alone.then_some(descriptors)
+        });
+        Ok(Self {
+            descriptors: settled.with_context(|| seen)?,
+            anonymous: memory(server).anonymous,
+        })
+    }
+}
+
+// -- Peers that are idle ------------------------------------------------------------------------
+
+fn idle_peers_are_closed_and_busy_ones_are_not(contestant: &Contestant) -> anyhow::Result<()> {
+    const TIMEOUT: Duration = Duration::from_millis(1000);
+    let server = contestant.talkative().arg("--idle-timeout").arg("1000ms");
+    with(server, |server| {
+        let mut peer = Peer::connect(server.address())?;
+        let start = Instant::now();
+        while start.elapsed() < TIMEOUT * 2 {
+            peer.echo(b"tick")?;
+            thread::sleep(TIMEOUT / 20);
+        }
+        // Taken before the last byte moves, so the time measured is never too short.
+        let last = Instant::now();
+        peer.echo(b"tock")?;
+        peer.expect_fin()?;
+        let after = last.elapsed();
+        ensure!(
+            after >= TIMEOUT * 7 / 8,
+            "closed after {after:?}, an eighth too early at least"
+        );
+        ensure!(after <= TIMEOUT * 4, "closed after {after:?} only");
+        Ok(())
+    })
+}
+
+fn a_stuck_peer_is_idle(contestant: &Contestant) -> anyhow::Result<()> {
+    let server = contestant.talkative().arg("--idle-timeout").arg("1000ms");
+    with(server, |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.send_until_stuck()?;
+        // Without reading, which would be progress.
+        peer.wait_until_reset()
+    })
+}
+
+/// It takes what it gets, more slowly than the server's kernel has room for the next piece.
+fn a_slow_reader_is_not_idle(contestant: &Contestant) -> anyhow::Result<()> {
+    const TIMEOUT: Duration = Duration::from_millis(1000);
+    let server = contestant.talkative().arg("--idle-timeout").arg("1000ms");
+    with(server, |server| {
+        let mut peer = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
+        let waiting = peer.send_until_stuck()?;
+        let mut taken = 0;
+        let start = Instant::now();
+        while start.elapsed() < TIMEOUT * 3 && taken + 32 * 1024 < waiting {
+            peer.expect_pattern(32 * 1024)?;
+            taken += 32 * 1024;
+            thread::sleep(TIMEOUT / 10);
+        }
+        peer.half_close()?;
+        peer.expect_rest_and_fin()
+    })
+}
+
+// -- The reactor --------------------------------------------------------------------------------
+
+#[test]
+fn ten_thousand_idle_connections_fit_in_8_mb_and_all_answer() -> anyhow::Result<()> {
+    const TEST: &str = "ten_thousand_idle_connections_fit_in_8_mb_and_all_answer";
+    const CONNECTIONS: usize = 10_000;
+    // As many on our side as on the server's, and some for everything else.
+    let wanted = CONNECTIONS as u64 + 500;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft.max(hard) < wanted {
+        return skip(TEST, format!("ulimit -Hn is {hard}, {wanted} are needed"));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard)?;
+    with(contestant::REACTOR.server(), |server| {
+        let mut peers = Vec::new();
+        while peers.len() < CONNECTIONS {
+            peers.extend(connect(server.address(), 500)?);
+            // When the last has been answered, all have been accepted: the backlog is empty again.
+            let last = peers.len() - 1;
+            peers[last].echo(b"idle from now on")?;
+        }
+        let idle = processes::memory(server.pid()).context("the server has vanished")?;
+        say(
+            &contestant::REACTOR,
+            format!(
+                "{} kB resident with {CONNECTIONS} connections",
+                idle.rss / 1000
+            ),
+        );
+        ensure!(idle.rss < 8_000_000, "{} bytes are resident", idle.rss);
+        for (number, peer) in peers.iter_mut().enumerate() {
+            peer.send(format!("number {number}").as_bytes())?;
+        }
+        for (number, peer) in peers.iter_mut().enumerate() {
+            peer.expect(format!("number {number}").as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+// -- Helpers ------------------------------------------------------------------------------------
+
+/// Starts a server; what goes wrong then is reported with everything it has printed. It must still
+/// be there at the end.
+fn with(
+    server: Server,
+    body: impl FnOnce(&ServerProcess) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let server = server.start()?;
+    body(&server).with_context(|| server.transcript())?;
+    if let Some(status) = server.status() {
+        bail!("the server has ended: {status}\n{server}");
+    }
+    Ok(())
+}
+
+fn connect(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
+    (0..count).map(|_| Peer::connect(server)).collect()
+}
+
+/// Runs `body` in this many threads at once, with the number of each.
+fn in_threads(
+    count: usize,
+    body: impl Fn(usize) -> anyhow::Result<()> + Send + Sync,
+) -> anyhow::Result<()> {
+    thread::scope(|scope| {
+        let body = &body;
+        let threads: Vec<_> = (0..count)
+            .map(|number| scope.spawn(move || body(number)))
+            .collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().expect("it returns its failure"))
+    })
+}
+
+/// Connections in the listener's queue.
+fn waiting(server: &ServerProcess) -> u64 {
+    let port = server.address().port();
+    let sockets = sockets::tcp().unwrap_or_default();
+    let listener = sockets
+        .iter()
+        .find(|s| s.state == State::Listen && s.local.port() == port);
+    listener.map_or(0, |listener| listener.recv_q)
+}
+
+/// Of the server and its children.
+fn cpu_time(server: &ServerProcess) -> Duration {
+    let tree = processes::tree(server.pid());
+    tree.iter().filter_map(|p| processes::cpu_time(p.pid)).sum()
+}
+
+/// Of the server and its children.
+fn memory(server: &ServerProcess) -> Memory {
+    let tree = processes::tree(server.pid());
+    tree.iter()
+        .filter_map(|process| processes::memory(process.pid))
+        .fold(Memory::default(), |sum, memory| Memory {
+            rss: sum.rss + memory.rss,
+            anonymous: sum.anonymous + memory.anonymous,
+        })
+}
+
+/// A figure, for those who ask with `--nocapture`.
+#[expect(clippy::print_stderr)]
+fn say(contestant: &Contestant, what: impl std::fmt::Display) {
+    eprintln!(
+        "{} {}: {what}",
+        contestant.model,
+        contestant.flags.join(" ")
+    );
+}
