@@ -81,7 +81,8 @@ impl Children {
         }
     }
 
-    /// One wait. False if there was nothing to wait for now, or a signal interrupted it.
+    /// One wait. False if there was nothing to wait for now; true if a child was waited for, or a
+    /// signal interrupted it, so that there may be more.
     fn wait(&mut self, flags: WaitPidFlag) -> bool {
         let mut status = WaitStatus::StillAlive;
         let call = || {
@@ -100,7 +101,7 @@ impl Children {
         if let Some(pid) = ended {
             self.ended(pid, status);
         }
-        ended.is_some()
+        ended.is_some() || waited == Err(Errno::EINTR)
     }
 
     fn ended(&mut self, pid: Pid, status: WaitStatus) {
