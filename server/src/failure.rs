@@ -16,10 +16,11 @@ pub struct Failure {
 impl Failure {
     /// `what` failed because of `cause`.
     pub fn new(what: impl Into<String>, cause: Errno) -> Self {
+        let hint = (cause == Errno::EMFILE).then_some("raise the limit of descriptors: ulimit -n");
         Self {
             what: what.into(),
             cause: Some(cause),
-            hint: None,
+            hint: hint.map(Into::into),
         }
     }
 

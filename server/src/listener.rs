@@ -148,7 +148,6 @@ fn refused(address: SocketAddr, errno: Errno) -> Failure {
         Errno::EADDRNOTAVAIL => failure.hint(
             "no interface here has that address; 'ip address' lists them: try --bind 127.0.0.1",
         ),
-        Errno::EMFILE => failure.hint("raise the limit of descriptors: ulimit -n"),
         _ => failure,
     }
 }
