@@ -1,10 +1,7 @@
-//! TCP echo server: parse, log, listen, signals, ready, serve, exit code.
+//! TCP echo server: parse, log, listen, signals, serve, exit code.
 
 use clap::Parser;
-use nix::libc::STDOUT_FILENO;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tcpecho_common::ready::Ready;
-use tcpecho_common::sink::Sink;
 use tcpecho_common::{Exit, calls, logging};
 use tcpechod::cli::{Cli, Config};
 use tcpechod::counters::Counters;
@@ -38,7 +35,6 @@ fn run(config: Config) -> Result<(), Failure> {
     let listener = Listener::open(&config)?;
     let counters = Counters::shared()?;
     signals::install(models::wake(config.model), config.sigpipe)?;
-    announce(&listener, &config);
     models::serve(Server {
         listener,
         config,
@@ -56,19 +52,4 @@ fn raise_descriptor_limit() {
     } else {
         log::debug!("at most {soft} descriptors");
     }
-}
-
-/// The ready line. A stdout that nobody reads is no reason not to serve.
-fn announce(listener: &Listener, config: &Config) {
-    let ready = Ready {
-        address: listener.address(),
-        model: config.model,
-        pid: std::process::id(),
-    };
-    let told =
-        Sink::over(STDOUT_FILENO).and_then(|mut out| out.line(format!("{ready}\n").as_bytes()));
-    if let Err(errno) = told {
-        log::warn!("the ready line could not be printed: {errno}");
-    }
-    log::info!("{ready}");
 }

@@ -35,6 +35,7 @@ use crate::failure::Failure;
 use crate::{signals, socket};
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
+    server.announce();
     let started = Instant::now();
     let mut children = Children::default();
     let mut exhaustion = Exhaustion::default();

@@ -5,7 +5,10 @@ mod iterative;
 mod reactor;
 mod thread;
 
+use nix::libc::STDOUT_FILENO;
 use tcpecho_common::Model;
+use tcpecho_common::ready::Ready;
+use tcpecho_common::sink::Sink;
 
 use crate::cli::Config;
 use crate::counters::Counters;
@@ -23,7 +26,26 @@ pub struct Server {
     pub counters: &'static Counters,
 }
 
-/// Serves until a signal ends it. Errors: only what makes the listening socket unusable.
+impl Server {
+    /// Prints the ready line; each model does, once it has everything it needs to accept. A stdout
+    /// that nobody reads is no reason not to serve.
+    fn announce(&self) {
+        let ready = Ready {
+            address: self.listener.address(),
+            model: self.config.model,
+            pid: std::process::id(),
+        };
+        let told =
+            Sink::over(STDOUT_FILENO).and_then(|mut out| out.line(format!("{ready}\n").as_bytes()));
+        if let Err(errno) = told {
+            log::warn!("the ready line could not be printed: {errno}");
+        }
+        log::info!("{ready}");
+    }
+}
+
+/// Serves until a signal ends it. Errors: only what keeps it from starting to, or makes the
+/// listening socket unusable.
 pub fn serve(server: Server) -> Result<(), Failure> {
     match server.config.model {
         Model::Iterative => iterative::serve(server),

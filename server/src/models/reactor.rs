@@ -67,6 +67,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
         register(poll.registry(), pipe, SIGNALS, Interest::READABLE)
             .map_err(failed("cannot wait for signals"))?;
     }
+    server.announce();
     Reactor::new(poll, server).run()
 }
 

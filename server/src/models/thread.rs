@@ -37,6 +37,7 @@ use crate::{signals, socket};
 const STACK: usize = 128 * 1024;
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
+    server.announce();
     let started = Instant::now();
     let crew = Arc::new(Crew::default());
     let mut exhaustion = Exhaustion::default();
