@@ -63,13 +63,8 @@ struct Run {
     #[arg(value_name = "NAME", required = true, value_parser = names())]
     labs: Vec<String>,
 
-    /// Wait for Enter at every step, and for your predictions [default on a terminal]
-    #[arg(long, conflicts_with = "auto")]
-    step: bool,
-
-    /// Go on without waiting [default in a pipe]
-    #[arg(long)]
-    auto: bool,
+    #[command(flatten)]
+    pace: Pace,
 
     /// Fail if anything cannot be seen here
     #[arg(long)]
@@ -78,6 +73,18 @@ struct Run {
     /// Stay out of namespaces: on the host's loopback, without packets
     #[arg(long)]
     plain: bool,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+#[group(multiple = false)]
+struct Pace {
+    /// Wait for Enter at every step, and for your predictions [default on a terminal]
+    #[arg(long)]
+    step: bool,
+
+    /// Go on without waiting [default in a pipe]
+    #[arg(long)]
+    auto: bool,
 }
 
 /// An unknown name is answered with the most similar one and the list of all.
@@ -162,7 +169,7 @@ impl Run {
         let watched = stdin.is_terminal() && stdout.is_terminal();
         let width = columns(&stdout);
         let out = anstream::AutoStream::auto(stdout);
-        if self.step || (watched && !self.auto) {
+        if self.pace.step || (watched && !self.pace.auto) {
             Terminal::stepwise(out, width, stdin.lock())
         } else {
             Terminal::automatic(out, width)

@@ -5,6 +5,7 @@
 //! the packets on lo and from /proc; all of it has the same clock. The port is the course's 9877
 //! in a network namespace of one's own, one of the kernel's choice elsewhere.
 
+use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Pair {
     marks: Vec<Mark>,
     states: Option<StateLog>,
     capture: Result<Capture, String>,
+    /// Frames that the capture had to drop: if any, it proves nothing.
+    missed: Cell<u64>,
 }
 
 /// Who talks to whom over which sockets.
@@ -80,6 +83,7 @@ impl Pair {
             marks: Vec::new(),
             states: None,
             capture,
+            missed: Cell::new(0),
         })
     }
 
@@ -100,8 +104,11 @@ impl Pair {
         let client = client.start()?;
         let connection = eventually("a connection that is served", PROMPTLY, || {
             let near = end_of(client.pid(), |s| s.remote == server.address())?;
-            let served = |process: &Process| end_of(process.pid, |s| s.remote == near.address);
-            let far = processes::tree(server.pid()).iter().find_map(served)?;
+            let processes = processes::tree(server.pid());
+            let mut ends = processes
+                .iter()
+                .map(|p| end_of(p.pid, |s| s.remote == near.address));
+            let far = ends.find_map(|end| end)?;
             Some(Connection {
                 client: near,
                 server: far,
@@ -132,8 +139,9 @@ impl Pair {
     }
 
     /// Lets time pass in which nobody does anything.
-    pub fn wait_idly(&self, time: Duration) {
+    pub fn wait_idly(time: Duration) -> Result<()> {
         sleep(time);
+        Ok(())
     }
 
     /// The lines that came back on the client's terminal.
@@ -195,6 +203,10 @@ impl Pair {
         let client = self.connection()?.client.address;
         let capture = self.capture.as_ref().map_err(|why| Unseen(why.clone()))?;
         let mut packets = capture.packets_so_far();
+        self.missed.set(self.missed.get() + capture.take_dropped()?);
+        if self.missed.get() > 0 {
+            bail!("the capture missed {} frames", self.missed.get());
+        }
         packets.retain(|p| p.at >= at && (p.from == client || p.to == client));
         Ok(packets)
     }

@@ -67,8 +67,8 @@ fn deaf() -> Act<Pair> {
              client's kernel acknowledged it and knows. Recv-Q 1 is the end of file, waiting to \
              be read. The parent got SIGCHLD and cleared the child away.",
         )
-        .act("Wait a second. Nobody types.", Typed::Nothing, |p| {
-            Ok(p.wait_idly(A_WHILE))
+        .act("Wait a second. Nobody types.", Typed::Nothing, |_| {
+            Pair::wait_idly(A_WHILE)
         })
         .answer("the client", "asleep", Pair::fate)
         .observe("The client sleeps where it slept before.", PS, Pair::ps)

@@ -287,7 +287,7 @@ impl Columns {
         let mut rows = String::new();
         let mut before = (time, ">>");
         for line in wrap(text, self.width() - TIME - 5) {
-            let (time, mark) = std::mem::replace(&mut before, ("", ""));
+            let (time, mark) = std::mem::take(&mut before);
             let _ = writeln!(rows, "{time:>TIME$}  {mark:2} {line}");
         }
         rows

@@ -258,6 +258,11 @@ impl Capture {
         .with_context(|| format!("packets seen:\n{}", tcpdump_view(&self.0.settled())))
     }
 
+    /// How many packets the kernel had to drop since this was last asked.
+    pub fn take_dropped(&self) -> anyhow::Result<u64> {
+        dropped(&self.0.tap).context("statistics of the packet socket")
+    }
+
     /// Ends the capture; everything that passed before is in it.
     pub fn stop(self) -> anyhow::Result<Captured> {
         let mut packets = self.0.settled();
