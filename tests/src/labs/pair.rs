@@ -219,6 +219,9 @@ impl Pair {
             format!("{who} {}", p.flags.names())
         };
         let packets = self.packets_since(at)?;
+        if packets.is_empty() {
+            return Ok("silence".into());
+        }
         Ok(packets.iter().map(told).collect::<Vec<_>>().join(" - "))
     }
 

@@ -16,6 +16,8 @@ use crate::wait;
 /// How long an expectation may take to come true. The kernel needs microseconds; a machine that
 /// does other work besides may need more.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same, once something has differed: what follows mostly differs as well.
+const IMPATIENCE: Duration = Duration::from_millis(250);
 
 /// A demonstration that checks itself.
 #[derive(Clone, Copy)]
@@ -164,6 +166,8 @@ pub struct Performance<'a> {
     report: Report,
     open_questions: VecDeque<(Question, Option<usize>)>,
     patience: Duration,
+    /// Has the audience just had its time to think?
+    rested: bool,
 }
 
 impl<'a> Performance<'a> {
@@ -176,6 +180,7 @@ impl<'a> Performance<'a> {
             },
             open_questions: VecDeque::new(),
             patience: PATIENCE,
+            rested: false,
         }
     }
 
@@ -194,7 +199,7 @@ impl<'a> Performance<'a> {
             Kind::Explain => self.renderer.show(&Event::Explain(&what))?,
             Kind::Predict(question) => self.ask(*question)?,
             Kind::Act(typed, body) => {
-                self.renderer.pause()?;
+                self.pause()?;
                 let input = self.filled(typed.text(), stage)?;
                 self.renderer.show(&Event::Do(&what, *typed, &input))?;
                 self.attempt(&what, body(stage))?;
@@ -218,14 +223,23 @@ impl<'a> Performance<'a> {
     }
 
     fn present(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
-        self.renderer.pause()?;
+        self.pause()?;
         let event = Event::Show(what, typed, input, view);
         Ok(self.renderer.show(&event)?)
+    }
+
+    /// A guess is a pause already.
+    fn pause(&mut self) -> Result<(), Stop> {
+        if std::mem::take(&mut self.rested) {
+            return Ok(());
+        }
+        self.renderer.pause()
     }
 
     fn ask(&mut self, question: Question) -> Result<(), Stop> {
         self.renderer.show(&Event::Ask(&question))?;
         let guess = self.renderer.guess(&question)?;
+        self.rested = true;
         self.open_questions.push_back((question, guess));
         Ok(())
     }
@@ -267,9 +281,12 @@ impl<'a> Performance<'a> {
                 report.held += 1;
                 report.varied.push((what.into(), why));
             }
-            Judgement::Different(expected, observed) => report.differences.push(format!(
-                "{what} should have been {expected}, but was {observed}"
-            )),
+            Judgement::Different(expected, observed) => {
+                self.patience = self.patience.min(IMPATIENCE);
+                report.differences.push(format!(
+                    "{what} should have been {expected}, but was {observed}"
+                ));
+            }
             Judgement::Unseen(why) => report.skipped.push((what.into(), why)),
         }
     }
