@@ -136,6 +136,8 @@ pub struct EchoConn {
     drain: bool,
     /// Ticks of the idle clock since a byte moved.
     quiet: u8,
+    /// Bytes that the peer had not acknowledged at the last tick, if it was a quiet one.
+    unacknowledged: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,8 +170,21 @@ impl EchoConn {
     }
 
     /// A tick of the idle clock. Returns for how many ticks in a row no byte has moved either way.
-    pub fn tick(&mut self) -> u8 {
-        self.quiet = self.quiet.saturating_add(1);
+    /// A peer that takes what the kernel holds for it moves bytes too, though we cannot see it
+    /// otherwise: the kernel tells of room only when there is much of it.
+    pub fn tick(&mut self, stream: &impl Stream) -> u8 {
+        let before = self.unacknowledged;
+        // Where a byte has moved since the last tick there is nothing to ask the kernel.
+        self.unacknowledged = if self.quiet == 0 {
+            0
+        } else {
+            u32::try_from(stream.unacknowledged()).unwrap_or(u32::MAX)
+        };
+        self.quiet = if self.unacknowledged < before {
+            1
+        } else {
+            self.quiet.saturating_add(1)
+        };
         self.quiet
     }
 
@@ -502,8 +517,19 @@ mod tests {
     fn ticks_count_since_the_last_byte() {
         let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
         let mut peer = Peer::sends(&[b"a"]);
-        assert_eq!((conn.tick(), conn.tick()), (1, 2));
+        assert_eq!((conn.tick(&peer), conn.tick(&peer)), (1, 2));
         peer.turn(&mut conn, &mut shared);
-        assert_eq!(conn.tick(), 1);
+        assert_eq!(conn.tick(&peer), 1);
+    }
+
+    #[test]
+    fn a_peer_that_takes_what_the_kernel_holds_is_not_quiet() {
+        let (mut conn, mut peer) = (EchoConn::default(), Peer::sends(&[]));
+        peer.unacknowledged = 1000;
+        assert_eq!((conn.tick(&peer), conn.tick(&peer)), (1, 2));
+        peer.unacknowledged = 999;
+        assert_eq!((conn.tick(&peer), conn.tick(&peer)), (1, 2));
+        peer.unacknowledged = 0;
+        assert_eq!((conn.tick(&peer), conn.tick(&peer)), (1, 2));
     }
 }

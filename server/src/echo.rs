@@ -51,6 +51,7 @@ pub fn echo<'a>(stream: BorrowedFd<'a>, policy: Policy<'a>, tally: &'a Tally) ->
         tally,
         echoed: 0,
         silent_since: None,
+        unacknowledged: 0,
     };
     echo.measure_idleness();
     let end = echo.serve(&mut vec![0; BUFFER]);
@@ -65,6 +66,8 @@ struct Echo<'a> {
     /// Since when no byte has moved; known from the first tick on, so that a busy connection never
     /// asks for the time.
     silent_since: Option<Instant>,
+    /// Bytes that the peer had not acknowledged at the last tick.
+    unacknowledged: usize,
 }
 
 impl Echo<'_> {
@@ -173,6 +176,11 @@ impl Echo<'_> {
             return Ok(());
         };
         let now = Instant::now();
+        // A peer that takes what the kernel holds for it is not idle.
+        let unacknowledged = socket::unacknowledged(self.stream);
+        if unacknowledged < std::mem::replace(&mut self.unacknowledged, unacknowledged) {
+            self.silent_since = Some(now);
+        }
         let since = *self.silent_since.get_or_insert(now);
         // The tick that has just passed was silent, too.
         if now.duration_since(since) + idle / IDLE_TICKS >= idle {

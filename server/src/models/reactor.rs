@@ -414,9 +414,9 @@ impl Reactor {
 
     fn close_idle(&mut self) {
         self.for_each(|reactor, token| {
-            let quiet = reactor
-                .find(token)
-                .map_or(0, |connection| connection.echo.tick());
+            let quiet = reactor.find(token).map_or(0, |connection| {
+                connection.echo.tick(&connection.stream.as_fd())
+            });
             if quiet >= IDLE_TICKS {
                 reactor.close(unpack(token).0, End::Idle);
             }
