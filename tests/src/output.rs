@@ -153,6 +153,8 @@ mod tests {
     use super::*;
     use nix::unistd::{pipe, write};
 
+    use crate::program::write_all;
+
     #[test]
     fn what_was_written_before_the_question_is_in_the_answer() {
         let (reader, writer) = pipe().expect("a pipe");
@@ -188,9 +190,9 @@ mod tests {
     fn a_pipe_that_nobody_asks_about_is_drained() {
         let (reader, writer) = pipe().expect("a pipe");
         let output = Output::collect(reader).expect("a thread");
-        // Far more than a pipe holds: without the thread, the write would never return.
+        // Far more than a pipe holds: without the thread there would be no room.
         for _ in 0..64 {
-            write(&writer, &[b'x'; 16 * 1024]).expect("room");
+            write_all(writer.as_fd(), &[b'x'; 16 * 1024]).expect("room");
         }
         assert_eq!(output.bytes().len(), 1 << 20);
     }

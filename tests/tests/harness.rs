@@ -336,7 +336,7 @@ fn a_capture_loses_nothing_under_load_and_frames_are_ethernet_sized() -> anyhow:
     netns::test(
         "a_capture_loses_nothing_under_load_and_frames_are_ethernet_sized",
         || {
-            const BYTES: usize = 8 << 20;
+            const BYTES: usize = 64 << 20;
             let listener = TcpListener::bind("127.0.0.1:0")?;
             let capture = Capture::start()?;
             let mut near = TcpStream::connect(listener.local_addr()?)?;

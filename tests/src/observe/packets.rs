@@ -1,48 +1,31 @@
-//! TCP packets on the loopback interface; packet(7), socket(7), tcpdump(8).
+//! TCP packets on the loopback interface; packet(7), tcpdump(8).
 //!
 //! A packet socket bound to lo. On lo every packet passes twice, on its way out and on its way in;
-//! `PACKET_IGNORE_OUTGOING` leaves the second. A classic BPF filter passes TCP and the first
-//! [`SNAP`] bytes only, and a thread drains the socket: undrained, it keeps a few hundred
-//! packets and drops the rest. Whoever asks reads first what is queued, so that an
-//! answer holds everything that had passed before the question. Needs `CAP_NET_RAW`, which
-//! [`crate::netns`] gives. Time stamps are the kernel's, of the moment a packet came in.
+//! the second is what we see. The kernel filters, and keeps the headers with the time at which
+//! they passed in a ring that holds [`tap::FRAMES`] packets; a thread empties it. Whoever asks
+//! empties it first, so that an answer holds everything that had passed before the question. Needs
+//! `CAP_NET_RAW`, which [`crate::netns`] gives, and 8 MiB of the kernel's memory.
 //!
 //! Start it before the first SYN, stop it after the last FIN. Checksums on lo are never filled in,
 //! and not looked at.
 
+mod tap;
+
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
-use std::io::IoSliceMut;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
-use nix::cmsg_space;
-use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, setsockopt, socket,
-    sockopt,
-};
-use nix::sys::time::TimeSpec;
 
 use crate::wait::eventually;
 
-/// How many bytes of a packet are looked at: Ethernet 14, IPv6 40, TCP at most 60.
-const SNAP: u32 = 128;
-
-/// What we ask for; the kernel gives an ordinary user less (`net.core.rmem_max`).
-const BUFFER: usize = 32 << 20;
-
-/// No socket holds more packets, so no answer has to read more before it is complete.
-const QUEUED_AT_MOST: usize = 1 << 16;
-
-/// How often the draining thread looks whether the capture is still wanted, in ms.
+/// How often the emptying thread looks whether the capture is still wanted, in ms.
 const LOOK_UP: u16 = 500;
 
 /// The flags of a TCP header.
@@ -211,7 +194,13 @@ pub struct Capture(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     tap: OwnedFd,
-    packets: Mutex<Vec<Packet>>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    ring: tap::Ring,
+    packets: Vec<Packet>,
 }
 
 /// What a capture has seen.
@@ -227,10 +216,10 @@ impl Capture {
     /// Captures the loopback interface of this thread's network namespace from now on.
     /// Errors: EPERM without `CAP_NET_RAW`, which [`crate::netns`] gives.
     pub fn start() -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared {
-            tap: tap().context("a packet socket on lo")?,
-            packets: Mutex::default(),
-        });
+        let (tap, ring) = tap::on_lo().context("a packet socket on lo")?;
+        let packets = Vec::new();
+        let seen = Mutex::new(Seen { ring, packets });
+        let shared = Arc::new(Shared { tap, seen });
         let weak = Arc::downgrade(&shared);
         thread::Builder::new()
             .name("capture".into())
@@ -240,7 +229,7 @@ impl Capture {
 
     /// What has been seen until now.
     pub fn packets_so_far(&self) -> Vec<Packet> {
-        self.0.settled().clone()
+        self.0.settled().packets.clone()
     }
 
     /// Waits until `enough` says so of the packets seen so far, and returns them. The error shows
@@ -252,10 +241,10 @@ impl Capture {
         mut enough: impl FnMut(&[Packet]) -> bool,
     ) -> anyhow::Result<Vec<Packet>> {
         eventually(what, deadline, || {
-            let packets = self.0.settled();
-            enough(&packets).then(|| packets.clone())
+            let seen = self.0.settled();
+            enough(&seen.packets).then(|| seen.packets.clone())
         })
-        .with_context(|| format!("packets seen:\n{}", tcpdump_view(&self.0.settled())))
+        .with_context(|| format!("packets seen:\n{}", tcpdump_view(&self.0.settled().packets)))
     }
 
     /// How many packets the kernel had to drop since this was last asked.
@@ -265,10 +254,10 @@ impl Capture {
 
     /// Ends the capture; everything that passed before is in it.
     pub fn stop(self) -> anyhow::Result<Captured> {
-        let mut packets = self.0.settled();
-        let dropped = dropped(&self.0.tap).context("statistics of the packet socket")?;
+        let mut seen = self.0.settled();
+        let dropped = tap::dropped(&self.0.tap).context("statistics of the packet socket")?;
         Ok(Captured {
-            packets: std::mem::take(&mut *packets),
+            packets: std::mem::take(&mut seen.packets),
             dropped,
         })
     }
@@ -284,37 +273,18 @@ fn follow(capture: &Weak<Shared>) {
 }
 
 impl Shared {
-    fn settled(&self) -> MutexGuard<'_, Vec<Packet>> {
-        let mut packets = self.packets.lock().expect("no panic while it is held");
-        for _ in 0..QUEUED_AT_MOST {
-            match receive(&self.tap) {
-                Ok(packet) => packets.extend(packet),
-                Err(Errno::EINTR) => {}
-                // EAGAIN: that was all. ENETDOWN: somebody took lo down; what was queued is read.
-                Err(_) => break,
+    fn settled(&self) -> MutexGuard<'_, Seen> {
+        let mut guard = self.seen.lock().expect("no panic while it is held");
+        let Seen { ring, packets } = &mut *guard;
+        // Once around is enough: what comes later had not passed before the question.
+        for _ in 0..tap::FRAMES {
+            match ring.next(decode) {
+                Some(packet) => packets.extend(packet),
+                None => break,
             }
         }
-        packets
+        guard
     }
-}
-
-/// One frame from the queue; None if it is not a packet we can read.
-fn receive(tap: &OwnedFd) -> nix::Result<Option<Packet>> {
-    let mut frame = [0; SNAP as usize];
-    let mut control = cmsg_space!(TimeSpec);
-    let mut pieces = [IoSliceMut::new(&mut frame)];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let message = recvmsg::<()>(tap.as_raw_fd(), &mut pieces, Some(&mut control), flags)?;
-    let at = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmTimestampns(time) => Some(nanoseconds(time)),
-        _ => None,
-    });
-    let length = message.bytes;
-    Ok(decode(at.unwrap_or(0), &frame[..length]))
-}
-
-fn nanoseconds(time: TimeSpec) -> u64 {
-    time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
 /// Reads the headers of a frame that may have been cut off behind them.
@@ -359,116 +329,6 @@ fn decode(at: u64, frame: &[u8]) -> Option<Packet> {
         window: tcp.window_size(),
         len: ip_payload.saturating_sub(tcp.header_slice().len()),
     })
-}
-
-/// A packet socket that receives nothing before it is bound to lo, with everything set.
-fn tap() -> nix::Result<OwnedFd> {
-    let tap = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
-    set(&tap, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
-    setsockopt(&tap, sockopt::ReceiveTimestampns, &true)?;
-    if setsockopt(&tap, sockopt::RcvBufForce, &BUFFER).is_err() {
-        // That takes a privilege outside; as much as an ordinary user may have must do.
-        setsockopt(&tap, sockopt::RcvBuf, &BUFFER)?;
-    }
-    let mut program = tcp_only();
-    let filter = libc::sock_fprog {
-        len: program.len() as u16,
-        filter: program.as_mut_ptr(),
-    };
-    set(&tap, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)?;
-    bind_to_lo(&tap)?;
-    Ok(tap)
-}
-
-/// Classic BPF, as `tcpdump -dd tcp` prints it without its IPv6 fragments: the Ethernet type, then
-/// the protocol of IPv4 or the next header of IPv6.
-fn tcp_only() -> [libc::sock_filter; 9] {
-    const LOAD_2: u32 = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
-    const LOAD_1: u32 = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
-    const JUMP_IF: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
-    const TCP: u32 = libc::IPPROTO_TCP as u32;
-    let op = |code, k, jt, jf| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    [
-        op(LOAD_2, 12, 0, 0),
-        op(JUMP_IF, libc::ETH_P_IP as u32, 0, 2),
-        op(LOAD_1, 14 + 9, 0, 0),
-        op(JUMP_IF, TCP, 3, 4),
-        op(JUMP_IF, libc::ETH_P_IPV6 as u32, 0, 3),
-        op(LOAD_1, 14 + 6, 0, 0),
-        op(JUMP_IF, TCP, 0, 1),
-        op(RETURN, SNAP, 0, 0),
-        op(RETURN, 0, 0, 0),
-    ]
-}
-
-fn bind_to_lo(tap: &OwnedFd) -> nix::Result<()> {
-    let index = nix::net::if_::if_nametoindex("lo")?;
-    #[expect(unsafe_code)]
-    // SAFETY: all of it is integers, for which zero is a value.
-    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    address.sll_ifindex = index as i32;
-    #[expect(unsafe_code)]
-    // SAFETY: pointer and length are those of a live sockaddr_ll.
-    let result = unsafe {
-        libc::bind(
-            tap.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
-/// setsockopt(2) for options that nix does not know.
-fn set<T>(tap: &OwnedFd, level: i32, option: i32, value: &T) -> nix::Result<()> {
-    #[expect(unsafe_code)]
-    // SAFETY: pointer and length are those of a live T, which the kernel only reads; a sock_fprog
-    // points to a program that its caller keeps alive.
-    let result = unsafe {
-        libc::setsockopt(
-            tap.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_ref(value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
-/// Packets that found the queue full since this was last asked.
-fn dropped(tap: &OwnedFd) -> nix::Result<u64> {
-    let mut statistics = libc::tpacket_stats {
-        tp_packets: 0,
-        tp_drops: 0,
-    };
-    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-    #[expect(unsafe_code)]
-    // SAFETY: pointer and length are those of a live tpacket_stats, all integers.
-    let result = unsafe {
-        libc::getsockopt(
-            tap.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_STATISTICS,
-            (&raw mut statistics).cast(),
-            &raw mut length,
-        )
-    };
-    Errno::result(result)?;
-    Ok(statistics.tp_drops.into())
 }
 
 #[cfg(test)]
@@ -521,7 +381,7 @@ mod tests {
         let v4 = frame(v4.tcp(50000, 9877, 7, 1024).psh().ack(9), &[b'x'; 1000]);
         let v6 = frame(v6.tcp(50000, 9877, 7, 1024).psh().ack(9), &[b'x'; 1000]);
         for whole in [v4, v6] {
-            let cut = &whole[..SNAP as usize];
+            let cut = &whole[..tap::SNAP as usize];
             let packet = decode(5, cut).expect("TCP");
             assert_eq!(decode(5, &whole), Some(packet));
             assert_eq!((packet.from.port(), packet.to.port()), (50000, 9877));

@@ -2,7 +2,8 @@
 //!
 //! A process may vanish between two looks, so vanished is an answer (None), not an error. A look
 //! reads three small files one after the other, so that state and wchan may belong to different
-//! moments: wait for the pair that you expect. `children` and `tree` read the stat file of every process there is.
+//! moments: wait for the pair that you expect. `children` and `tree` read the stat file of every
+//! process there is.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
