@@ -388,6 +388,8 @@ fn what_fails_inside_fails_outside() {
     }
     let error = netns::test("fails_inside", || Ok(())).expect_err("it fails");
     assert!(error.to_string().contains("as it should"), "{error}");
+    // libtest's code for a failure, passed on by init and keeper.
+    assert!(error.to_string().contains("exit status: 101"), "{error}");
     let error = netns::test("no_such_test", || Ok(())).expect_err("nothing ran");
     assert!(error.to_string().contains("0 passed"), "{error}");
 }
