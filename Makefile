@@ -32,7 +32,7 @@ test: cargo ## all tests; TCPECHO_STRICT=1 turns every skip into a failure
 .PHONY: demo
 demo: cargo ## the premature termination of a server, acted out and explained (DEMO=name: another one)
 	@$(CARGO) build --workspace --bins --locked
-	@$(if $(DEMO),target/debug/tcpecho-lab run $(DEMO),target/debug/tcpecho-lab list)
+	@$(CARGO) run --quiet --locked -p tcpecho-lab -- $(if $(DEMO),run $(DEMO),list)
 
 .PHONY: noreaper
 noreaper: cargo ## the fork server without a reaper, as target/tcpechod_noreaper
