@@ -1,10 +1,18 @@
 //! Every lab, performed as a test: in namespaces, and on plain loopback, where it must still hold
 //! in everything that can be seen there. A failure prints the whole performance.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use tcpecho_lab::client::Client;
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::netns::{self, Isolation};
+use tcpecho_lab::observe::processes;
+use tcpecho_lab::wait::eventually;
 use tcpecho_lab::{every_lab, labs};
+
+const SOON: Duration = Duration::from_secs(20);
 
 fn perform(name: &str, place: &Isolation, strict: bool) -> Result<()> {
     let lab = labs::find(name).context("no such lab")?;
@@ -45,3 +53,29 @@ macro_rules! test_each {
 }
 
 every_lab!(test_each);
+
+/// Interrupts `tcpecho-lab run ... --step` when its server and its client run.
+fn interrupt(how: &[&str]) -> Result<()> {
+    let line = ["run", "premature-termination", "--step"];
+    let lab = Client::plain(env!("CARGO_BIN_EXE_tcpecho-lab"), line.iter().chain(how)).start()?;
+    lab.write(b"\n\n\n")?;
+    let started = eventually("server, child and client", SOON, || {
+        let tree = processes::tree(lab.pid());
+        let ours = tree
+            .iter()
+            .filter(|p| matches!(&*p.comm, "tcpechod" | "tcpecho"));
+        (ours.count() == 3).then_some(tree)
+    })?;
+    lab.signal(Signal::SIGINT)?;
+    lab.wait(SOON)?;
+    eventually("the end of all of them", SOON, || {
+        let ended = |pid| processes::look(pid).is_none_or(|p| p.state == 'Z');
+        started.iter().all(|p| ended(p.pid)).then_some(())
+    })
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() -> Result<()> {
+    interrupt(&[]).context("in namespaces, if there are any")?;
+    interrupt(&["--plain"]).context("on plain loopback")
+}
