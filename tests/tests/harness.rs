@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -197,6 +198,22 @@ fn under_another_program_the_pid_is_the_programs_own() {
         client.signal(Signal::SIGKILL).expect("it runs");
         client.wait(SOON).expect("its parent ends as well");
     }
+}
+
+#[test]
+fn under_strace_signals_reach_the_server_and_its_status_comes_back() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("SKIP: strace is not installed");
+        return;
+    }
+    let server = script("echo listening on 127.0.0.1:1 pid=$$; exec sleep 60");
+    let server = server.under(&["strace", "-f", "-o", "/dev/null"]);
+    let server = server.start().expect("ready");
+    let process = processes::look(server.pid()).expect("it runs");
+    assert_ne!(process.comm, "strace");
+    server.signal(Signal::SIGTERM).expect("it runs");
+    let status = server.wait(SOON).expect("it ends");
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! A packet socket bound to lo. On lo every packet passes twice, on its way out and on its way in;
 //! the second is what we see. The kernel filters, and keeps the headers with the time at which
-//! they passed in a ring that holds [`tap::FRAMES`] packets; a thread empties it. Whoever asks
+//! they passed in a ring that holds 32,768 packets; a thread empties it. Whoever asks
 //! empties it first, so that an answer holds everything that had passed before the question. Needs
 //! `CAP_NET_RAW`, which [`crate::netns`] gives, and 8 MiB of the kernel's memory.
 //!
