@@ -112,9 +112,8 @@ impl<W: Write> Terminal<W> {
     fn view(&mut self, view: &View) -> io::Result<()> {
         match view {
             View::Printed(text) => self.output(text),
-            View::AsWouldShow { tool, text } => {
-                let note =
-                    format!("({tool} is not installed; the same facts, as it would show them)");
+            View::AsWouldShow { tool, why, text } => {
+                let note = format!("({tool} {why}; the same facts, as {tool} would show them)");
                 self.styled(DOUBTFUL, &note, INDENT)?;
                 self.output(text)
             }
@@ -350,6 +349,7 @@ mod tests {
     fn a_stand_in_for_a_tool_is_marked() {
         let view = View::AsWouldShow {
             tool: "ss".into(),
+            why: "is not installed",
             text: "LISTEN 0 1024".into(),
         };
         let text = shown(&[Event::Show("Look.", Typed::Shell("ss"), "ss -tan", &view)]);

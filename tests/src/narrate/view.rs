@@ -9,10 +9,12 @@ use crate::narrate::ladder::Ladder;
 pub enum View {
     /// What the command printed.
     Printed(String),
-    /// The command is not installed; the same facts, asked from the kernel by ourselves.
+    /// The command cannot show it here; the same facts, asked from the kernel by ourselves.
     AsWouldShow {
         /// The command that would show it.
         tool: String,
+        /// Why it does not.
+        why: &'static str,
         /// The facts, laid out as it lays them out.
         text: String,
     },
@@ -21,27 +23,33 @@ pub enum View {
 }
 
 impl View {
-    /// What `command` (of the shell) prints; where it is not installed, or fails, `facts` stand in,
-    /// marked as such.
+    /// What `command` (of the shell) prints; where it is not installed, or prints nothing, `facts`
+    /// stand in, marked as such.
     pub fn by(command: &str, facts: String) -> Self {
-        printed_by(command).map_or_else(
-            || Self::AsWouldShow {
-                tool: tool(command).into(),
-                text: facts,
-            },
-            Self::Printed,
-        )
+        let why = if sh(&format!("command -v {}", tool(command))).is_empty() {
+            "is not installed"
+        } else {
+            let text = sh(command);
+            if !text.trim().is_empty() {
+                return Self::Printed(text);
+            }
+            "shows nothing here"
+        };
+        Self::AsWouldShow {
+            tool: tool(command).into(),
+            why,
+            text: facts,
+        }
     }
 }
 
-fn printed_by(command: &str) -> Option<String> {
+/// What a shell command prints on stdout.
+fn sh(command: &str) -> String {
     let output = Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    output.status.success().then_some(text)
+        .output();
+    output.map_or(String::new(), |o| String::from_utf8_lossy(&o.stdout).into())
 }
 
 fn tool(command: &str) -> &str {
@@ -55,13 +63,23 @@ mod tests {
     #[test]
     fn a_tool_that_is_not_installed_is_not_pretended() {
         let view = View::by("no-such-tool -x | grep -v x", "the facts".into());
-        let View::AsWouldShow { tool, text } = view else {
+        let View::AsWouldShow { tool, why, text } = view else {
             panic!("{view:?}");
         };
+        assert_eq!(why, "is not installed");
         assert_eq!(
             (tool.as_str(), text.as_str()),
             ("no-such-tool", "the facts")
         );
+    }
+
+    #[test]
+    fn a_tool_that_prints_nothing_is_not_called_missing() {
+        let view = View::by("ls --no-such-option", "the facts".into());
+        let View::AsWouldShow { why, .. } = view else {
+            panic!("{view:?}");
+        };
+        assert_eq!(why, "shows nothing here");
     }
 
     #[test]
