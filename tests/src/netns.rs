@@ -281,6 +281,8 @@ impl Plan {
         if getppid() != self.starter {
             end(1);
         }
+        // Names show in ps, and exec replaces the last; a failure would not matter.
+        let _ = set_name(c"tcpecho-keeper");
         let keeper = own_pidfd();
         if let ForkResult::Parent { child } = forked()? {
             keep(child);
@@ -302,6 +304,7 @@ fn start_as_init(keeper: Option<&OwnedFd>) -> Result<(), Refused> {
     if keeper.is_some_and(has_ended) {
         end(1);
     }
+    let _ = set_name(c"tcpecho-init");
     mount_proc().map_err(|errno| Step::Proc.on(errno))?;
     match forked()? {
         ForkResult::Child => Ok(()),
@@ -328,8 +331,6 @@ fn mount_proc() -> nix::Result<()> {
 fn keep(child: Pid) -> ! {
     // The write end of Command's pipe is among them: it must be closed by the program's exec.
     close_all_but_stdio();
-    // It shows in ps; a failure would not matter.
-    let _ = set_name(c"tcpecho-init");
     loop {
         match waitpid(None, None) {
             Ok(WaitStatus::Exited(pid, code)) if pid == child => end(code),

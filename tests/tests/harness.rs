@@ -203,7 +203,10 @@ fn under_another_program_the_pid_is_the_programs_own() {
 #[test]
 fn under_strace_signals_reach_the_server_and_its_status_comes_back() {
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("SKIP: strace is not installed");
+        #[expect(clippy::print_stderr, reason = "libtest shows it on demand")]
+        {
+            eprintln!("SKIP: strace is not installed");
+        }
         return;
     }
     let server = script("echo listening on 127.0.0.1:1 pid=$$; exec sleep 60");
