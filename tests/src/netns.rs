@@ -14,7 +14,7 @@
 //! When the waiting program dies, however it dies, the keeper is killed (`PR_SET_PDEATHSIG`),
 //! with it init, and with init every process inside. Inside, one is root (uid 0 is mapped to
 //! oneself): that brings lo up, mounts /proc and opens packet sockets; outside it gives no right.
-//! Costs about 5 ms and two small processes; namespaces(7), `user_namespaces(7)`, `pid_namespaces(7)`.
+//! Costs under 10 ms and two small processes; namespaces(7), `user_namespaces(7)`, `pid_namespaces(7)`.
 
 mod link;
 
