@@ -204,7 +204,7 @@ impl Terminal {
     }
 
     fn type_line(&mut self, line: &str) -> Result<()> {
-        self.shown += &format!("$ {line}\n");
+        self.shown.extend(["$ ", line, "\n"]);
         let stdin = self.shell.stdin.as_mut().context("it is open")?;
         writeln!(stdin, "{line}").context("the shell has gone")
     }
@@ -214,7 +214,7 @@ impl Terminal {
             .lines
             .recv_timeout(PATIENCE)
             .unwrap_or_else(|_| "(nothing)".into());
-        self.shown += &format!("{actual}\n");
+        self.shown.extend([&actual, "\n"]);
         if !alike(&actual, line) {
             bail!(
                 "the README shows\n{line}\nbut it was\n{actual}\nin\n{}",
