@@ -4,6 +4,7 @@
 //! the log and the table of children would be out of bounds (signal-safety(7)).
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -54,14 +55,18 @@ impl Children {
         self.reaped - before
     }
 
-    /// Tells all children to stop and waits until they have; kills those that have not after the
-    /// grace, or at the second SIGTERM. Returns how many had to be killed.
-    pub fn end(&mut self, grace: Duration) -> usize {
+    /// Tells all children to stop and waits until they have. At the end of the grace, or at the
+    /// second SIGTERM, which `now` passes on to them, they reset what is stuck; those that have not
+    /// ended then are killed. Returns how many had to be.
+    pub fn end(&mut self, grace: Duration, now: &AtomicBool) -> usize {
         self.signal(Signal::SIGTERM);
-        let deadline = signals::deadline(grace).unwrap_or_else(Instant::now) + AFTER_GRACE;
-        // The timer of a stopping server interrupts this wait, so the deadline is looked at.
-        while !self.alive.is_empty() && !signals::pending().now && Instant::now() < deadline {
+        let mut deadline = signals::deadline(grace).unwrap_or_else(Instant::now) + AFTER_GRACE;
+        // The timer of a stopping server interrupts this wait, so the clock is looked at.
+        while !self.alive.is_empty() && Instant::now() < deadline {
             self.wait(WaitPidFlag::empty());
+            if signals::pending().now && !now.swap(true, Relaxed) {
+                deadline = Instant::now() + AFTER_GRACE;
+            }
         }
         let killed = self.alive.len();
         if killed > 0 {

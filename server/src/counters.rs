@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::ops::Add;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
@@ -27,6 +27,10 @@ pub struct Counters {
     pub closed: AtomicU64,
     /// Connections closed at once because there was no process or thread to serve them.
     pub refused: AtomicU64,
+    /// Bytes written back that a reset took out of the kernel's hands before the peer had them.
+    pub discarded: AtomicU64,
+    /// Not a counter: the parent tells its children that the grace is over.
+    pub now: AtomicBool,
     lost_before_stop: AtomicU64,
     tallies: [Tally; SLOTS],
 }
@@ -110,23 +114,25 @@ impl Counters {
 
     /// The server begins to stop.
     pub fn stopping(&self) {
-        self.lost_before_stop.store(self.bytes().lost, Relaxed);
+        self.lost_before_stop.store(self.lost(), Relaxed);
         log::info!("stopping: {} connections open", self.open());
     }
 
-    /// The server has stopped: says what has been received and never echoed, because peers did not
+    /// The server has stopped: says what peers had sent and did not get back, because they did not
     /// take it within the grace, or because a second signal cut the grace short.
     pub fn stopped(&self) {
-        let bytes = self.bytes();
-        let lost = bytes.pending()
-            + bytes
-                .lost
-                .saturating_sub(self.lost_before_stop.load(Relaxed));
+        let before = self.lost_before_stop.load(Relaxed);
+        let lost = self.bytes().pending() + self.lost().saturating_sub(before);
         if lost > 0 {
             log::warn!("stopped: {lost} bytes received were never echoed");
         } else {
             log::info!("stopped");
         }
+    }
+
+    /// Bytes that will not come back to whoever sent them.
+    fn lost(&self) -> u64 {
+        self.bytes().lost + self.discarded.load(Relaxed)
     }
 
     /// Connections accepted and not ended yet.
@@ -195,7 +201,7 @@ fn table(model: Model, since: Instant, counters: &Counters, live: Live) -> Strin
             ("received", bytes.received),
             ("echoed", bytes.echoed),
             ("pending", bytes.pending()),
-            ("lost", bytes.lost),
+            ("lost", counters.lost() + live.bytes.lost),
         ],
     );
     if let Some((alive, reaped)) = live.children {

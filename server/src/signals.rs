@@ -53,7 +53,8 @@ static CHILD: AtomicBool = AtomicBool::new(false);
 static STATUS: AtomicBool = AtomicBool::new(false);
 static TICKING: AtomicBool = AtomicBool::new(false);
 static PIPE: AtomicI32 = AtomicI32::new(-1);
-static IS_CHILD: AtomicBool = AtomicBool::new(false);
+/// Known to a child only.
+static PARENT_SAYS_NOW: OnceLock<&'static AtomicBool> = OnceLock::new();
 static STOPPING_SINCE: OnceLock<Instant> = OnceLock::new();
 
 /// How the handler wakes the loop.
@@ -122,10 +123,13 @@ pub fn stopping() -> bool {
     STOPS.load(Relaxed) > 0
 }
 
-/// Has it been told twice? A child never thinks so: one SIGTERM to the process group and one from
-/// its parent are two as well.
+/// Has it been told twice? A child does not count: one SIGTERM to the process group and one from
+/// its parent are two as well. It believes its parent, which tells it through shared memory.
 pub fn now() -> bool {
-    STOPS.load(Relaxed) > 1 && !IS_CHILD.load(Relaxed)
+    match PARENT_SAYS_NOW.get() {
+        Some(now) => stopping() && now.load(Relaxed),
+        None => STOPS.load(Relaxed) > 1,
+    }
 }
 
 /// When the grace ends, once the server has been told to stop; at the second signal it has ended.
@@ -197,9 +201,10 @@ pub fn held<T>(body: impl FnOnce() -> T) -> T {
 
 /// In a forked child, while signals are still held back; lets them in again. The child has no
 /// children of its own, no status to tell, and leaves a terminal's SIGINT to its parent. Its
-/// SIGTERM comes from the parent.
-pub fn become_child() {
-    IS_CHILD.store(true, Relaxed);
+/// SIGTERM comes from the parent; whether there is no time left, `now` says.
+pub fn become_child(now: &'static AtomicBool) {
+    // Nobody has set it in the parent.
+    let _ = PARENT_SAYS_NOW.set(now);
     TICKING.store(false, Relaxed);
     for signal in [Signal::SIGINT, Signal::SIGUSR1] {
         let _ = dispose(signal, SigHandler::SigIgn);

@@ -36,9 +36,14 @@ pub fn shutdown_write(socket: impl AsFd) {
 }
 
 /// Makes the coming close abortive if that is how this connection ends: RST instead of FIN, and no
-/// output is kept for a peer that does not take it.
-pub fn prepare_close(socket: impl AsFd, end: End) {
-    if end.is_abortive() && unacknowledged(&socket) > 0 {
+/// output is kept for a peer that does not take it. Returns how many bytes that throws away.
+pub fn prepare_close(socket: impl AsFd, end: End) -> u64 {
+    let discarded = if end.is_abortive() {
+        unacknowledged(&socket)
+    } else {
+        0
+    };
+    if discarded > 0 {
         let now = libc::linger {
             l_onoff: 1,
             l_linger: 0,
@@ -46,4 +51,5 @@ pub fn prepare_close(socket: impl AsFd, end: End) {
         // It can fail only if the connection is gone already.
         let _ = setsockopt(&socket, sockopt::Linger, &now);
     }
+    discarded as u64
 }

@@ -121,12 +121,13 @@ fn split(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) -> nix::Result
 }
 
 fn be_child(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) {
-    signals::become_child();
+    signals::become_child(&server.counters.now);
     server.listener.close_in_child();
     let mut interrupted = || _ = signals::pending();
     let policy = Policy::new(&server.config, &mut interrupted);
     let (end, echoed) = echo(stream.as_fd(), policy, server.counters.tally(nth));
-    socket::prepare_close(stream, end);
+    let discarded = socket::prepare_close(stream, end);
+    server.counters.discarded.fetch_add(discarded, Relaxed);
     // Leaving closes the connection.
     end.log(peer, echoed);
 }
@@ -144,7 +145,7 @@ fn stop(server: Server, mut children: Children) {
         }
     }
     server.listener.close();
-    let killed = children.end(server.config.grace);
+    let killed = children.end(server.config.grace, &server.counters.now);
     if killed > 0 {
         log::warn!("killed {killed} children that had not stopped");
     }

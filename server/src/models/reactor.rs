@@ -256,7 +256,8 @@ impl Reactor {
         tally.echoed(echoed as usize);
         tally.lost(lost);
         self.counters.closed.fetch_add(1, Relaxed);
-        socket::prepare_close(&connection.stream, end);
+        let discarded = socket::prepare_close(&connection.stream, end);
+        self.counters.discarded.fetch_add(discarded, Relaxed);
         calls::close(connection.stream);
         end.log(connection.peer, echoed);
         // There is a descriptor for the next one.

@@ -104,7 +104,8 @@ fn be_thread(config: &Config, counters: &Counters, member: &Member, stream: Owne
         Policy::new(config, &mut || {}),
         counters.tally(member.nth),
     );
-    socket::prepare_close(&stream, end);
+    let discarded = socket::prepare_close(&stream, end);
+    counters.discarded.fetch_add(discarded, Relaxed);
     calls::close(stream);
     counters.closed.fetch_add(1, Relaxed);
     end.log(peer, echoed);
@@ -123,8 +124,9 @@ fn stop(server: Server, crew: &Arc<Crew>) {
         }
     }
     server.listener.close();
-    // Threads reset what is stuck by themselves at the end of the grace, at the next interruption.
-    while crew.interrupt() > 0 && !signals::now() {
+    // Threads reset what is stuck by themselves at the end of the grace, or at the second signal:
+    // when they are interrupted next.
+    while crew.interrupt() > 0 {
         crew.wait_for_one_to_leave();
     }
     server.counters.stopped();
