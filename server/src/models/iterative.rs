@@ -7,6 +7,7 @@
 //! What to look for: `ps` shows one process, waiting in accept or in read; `ss -ltn` shows the
 //! waiting clients as Recv-Q of the listener, `ss -tn` their unread bytes.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -15,25 +16,35 @@ use tcpecho_common::{Mistake, calls};
 
 use super::Server;
 use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
-use crate::counters::{Live, log_status};
+use crate::cli::Config;
+use crate::counters::{Counters, Live, log_status};
 use crate::echo::{Policy, echo};
 use crate::failure::Failure;
+use crate::listener::Listener;
 use crate::{signals, socket};
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
     server.announce();
-    let started = Instant::now();
+    let mut desk = Desk {
+        listener: Some(server.listener),
+        queue: VecDeque::new(),
+        config: server.config,
+        counters: server.counters,
+        started: Instant::now(),
+    };
     let mut exhaustion = Exhaustion::default();
     loop {
-        if look_at_signals(&server, started) {
+        desk.look_at_signals();
+        let Some(listener) = &desk.listener else {
             break;
-        }
-        match accept(&server.listener, Blocking::Yes) {
+        };
+        match accept(listener, Blocking::Yes) {
             Ok((stream, peer)) => {
                 exhaustion.ended();
-                talk(&server, started, stream, peer);
+                desk.counters.accepted.fetch_add(1, Relaxed);
+                desk.talk(stream, peer);
             }
-            Err(Refusal::Interrupted) if server.config.commits(Mistake::FatalEintr) => {
+            Err(Refusal::Interrupted) if desk.config.commits(Mistake::FatalEintr) => {
                 return Err(accept::failure(nix::errno::Errno::EINTR));
             }
             Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
@@ -44,47 +55,70 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
             Err(Refusal::Fatal(errno)) => return Err(accept::failure(errno)),
         }
     }
-    stop(server, started);
+    // Those that were queued when the signal came get what they are owed, one after the other.
+    while let Some((stream, peer)) = desk.queue.pop_front() {
+        desk.talk(stream, peer);
+    }
+    desk.counters.stopped();
     Ok(())
 }
 
-/// True once the server has been told to stop.
-fn look_at_signals(server: &Server, started: Instant) -> bool {
-    let pending = signals::pending();
-    if pending.status {
-        log_status(
-            server.config.model,
-            started,
-            server.counters,
-            Live::default(),
-        );
-    }
-    pending.stop
+struct Desk {
+    /// None once the server stops.
+    listener: Option<Listener>,
+    /// Accepted when the server was told to stop, and not served yet.
+    queue: VecDeque<(OwnedFd, Peer)>,
+    config: Config,
+    counters: &'static Counters,
+    started: Instant,
 }
 
-fn talk(server: &Server, started: Instant, stream: OwnedFd, peer: Peer) {
-    let nth = server.counters.accepted.fetch_add(1, Relaxed);
-    log::info!("accepted {peer}");
-    let mut interrupted = || _ = look_at_signals(server, started);
-    let policy = Policy::new(&server.config, &mut interrupted);
-    let (end, echoed) = echo(stream.as_fd(), policy, server.counters.tally(nth));
-    socket::prepare_close(&stream, end);
-    calls::close(stream);
-    server.counters.closed.fetch_add(1, Relaxed);
-    end.log(peer, echoed);
-}
-
-/// The clients that are queued by now get what they are owed, one after the other.
-fn stop(server: Server, started: Instant) {
-    server.counters.stopping();
-    server.listener.do_not_block();
-    while signals::in_time(server.config.grace) {
-        match accept(&server.listener, Blocking::Yes) {
-            Ok((stream, peer)) => talk(&server, started, stream, peer),
-            Err(Refusal::Interrupted | Refusal::Lost) => {}
-            Err(_) => break,
+impl Desk {
+    /// Before accept, and whenever a signal has interrupted a talk.
+    fn look_at_signals(&mut self) {
+        let pending = signals::pending();
+        if pending.status {
+            log_status(
+                self.config.model,
+                self.started,
+                self.counters,
+                Live::default(),
+            );
+        }
+        if pending.stop {
+            if let Some(listener) = self.listener.take() {
+                self.stop(listener);
+            }
         }
     }
-    server.listener.close();
-    server.counters.stopped();
+
+    /// Takes in whom the kernel has accepted for us, and stops listening.
+    fn stop(&mut self, listener: Listener) {
+        self.counters.stopping();
+        listener.do_not_block();
+        loop {
+            match accept(&listener, Blocking::Yes) {
+                Ok((stream, peer)) => {
+                    self.counters.accepted.fetch_add(1, Relaxed);
+                    self.queue.push_back((stream, peer));
+                }
+                Err(Refusal::Interrupted | Refusal::Lost) => {}
+                Err(_) => break,
+            }
+        }
+        listener.close();
+    }
+
+    fn talk(&mut self, stream: OwnedFd, peer: Peer) {
+        let (config, counters) = (self.config.clone(), self.counters);
+        log::info!("accepted {peer}");
+        let mut interrupted = || self.look_at_signals();
+        let policy = Policy::new(&config, &mut interrupted);
+        let (end, echoed) = echo(stream.as_fd(), policy, counters.tally(0));
+        let discarded = socket::prepare_close(&stream, end);
+        calls::close(stream);
+        counters.discarded.fetch_add(discarded, Relaxed);
+        counters.closed.fetch_add(1, Relaxed);
+        end.log(peer, echoed);
+    }
 }
