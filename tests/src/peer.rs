@@ -237,10 +237,7 @@ impl Peer {
     /// Sends `length` bytes of the pattern, at the same time reads their echoes, then half-closes:
     /// all must come back, and then a FIN.
     pub fn stream(&mut self, length: u64) -> anyhow::Result<()> {
-        let mut writer = Self {
-            stream: self.stream.try_clone()?,
-            ..*self
-        };
+        let mut writer = self.half()?;
         thread::scope(|scope| {
             let writing = scope.spawn(move || {
                 writer.send_pattern(length)?;
@@ -250,11 +247,25 @@ impl Peer {
             let read = self.expect_rest_and_fin();
             if read.is_err() {
                 // So that the writer does not wait for room that will never be.
-                let _ = self.stream.shutdown(Shutdown::Both);
+                self.abort();
             }
             let wrote = writing.join().map_err(|_| anyhow!("the writer panicked"))?;
             read.and(wrote)
         })
+    }
+
+    /// The same connection for another thread: one writes, one reads.
+    pub fn half(&self) -> anyhow::Result<Self> {
+        Ok(Self {
+            stream: self.stream.try_clone()?,
+            ..*self
+        })
+    }
+
+    /// Ends the connection, also for the other half.
+    pub fn abort(&self) {
+        // If it fails there is nothing left to end.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Bytes of the pattern sent so far.

@@ -62,6 +62,12 @@ impl Server {
         self
     }
 
+    /// More arguments.
+    #[must_use]
+    pub fn args<'a>(self, args: impl IntoIterator<Item = &'a str>) -> Self {
+        args.into_iter().fold(self, Self::arg)
+    }
+
     /// One more environment variable.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {

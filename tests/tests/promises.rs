@@ -437,8 +437,8 @@ impl Footprint {
 // -- Peers that are idle ------------------------------------------------------------------------
 
 fn idle_peers_are_closed_and_busy_ones_are_not(contestant: &Contestant) -> anyhow::Result<()> {
-    const TIMEOUT: Duration = Duration::from_millis(1000);
-    let server = contestant.talkative().arg("--idle-timeout").arg("1000ms");
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let server = contestant.talkative().arg("--idle-timeout").arg("1s");
     with(server, |server| {
         let mut peer = Peer::connect(server.address())?;
         let start = Instant::now();
@@ -461,7 +461,7 @@ fn idle_peers_are_closed_and_busy_ones_are_not(contestant: &Contestant) -> anyho
 }
 
 fn a_stuck_peer_is_idle(contestant: &Contestant) -> anyhow::Result<()> {
-    let server = contestant.talkative().arg("--idle-timeout").arg("1000ms");
+    let server = contestant.talkative().arg("--idle-timeout").arg("1s");
     with(server, |server| {
         let mut peer = Peer::connect(server.address())?;
         peer.send_until_stuck()?;
@@ -473,9 +473,9 @@ fn a_stuck_peer_is_idle(contestant: &Contestant) -> anyhow::Result<()> {
 /// It takes what it gets: first so slowly that there is no room for the next write for longer than
 /// the timeout, then what the server has written and need not care about any more.
 fn a_slow_reader_is_not_idle(contestant: &Contestant) -> anyhow::Result<()> {
-    const TIMEOUT: Duration = Duration::from_millis(1000);
+    const TIMEOUT: Duration = Duration::from_secs(1);
     const GULP: u64 = 32 * 1024;
-    let server = contestant.talkative().arg("--idle-timeout").arg("1000ms");
+    let server = contestant.talkative().arg("--idle-timeout").arg("1s");
     with(server, |server| {
         for written in [false, true] {
             let mut peer = Peer::connect_with_buffer(server.address(), GULP as usize)?;
