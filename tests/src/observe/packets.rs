@@ -249,13 +249,13 @@ impl Capture {
 
     /// How many packets the kernel had to drop since this was last asked.
     pub fn take_dropped(&self) -> anyhow::Result<u64> {
-        dropped(&self.0.tap).context("statistics of the packet socket")
+        tap::dropped(&self.0.tap).context("statistics of the packet socket")
     }
 
     /// Ends the capture; everything that passed before is in it.
     pub fn stop(self) -> anyhow::Result<Captured> {
         let mut seen = self.0.settled();
-        let dropped = tap::dropped(&self.0.tap).context("statistics of the packet socket")?;
+        let dropped = self.take_dropped()?;
         Ok(Captured {
             packets: std::mem::take(&mut seen.packets),
             dropped,
