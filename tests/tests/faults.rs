@@ -173,21 +173,19 @@ fn while_it_lasts_clients_wait_and_cost_nothing(model: Model, errno: Errno) {
 
 fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
     let server = start(Server::model(model));
-    let limit = Limit::of(server.pid());
-    let mut old = match model.serves() {
-        Serves::One => Vec::new(),
-        Serves::All => ["1", "2", "3"]
-            .map(|name| served(server.address(), name))
-            .into(),
-    };
-    limit.lower_to_what_is_in_use();
-    if model != Model::Reactor {
-        // An accept that blocks has had its descriptor reserved since before the limit.
-        let last = served(server.address(), "last");
+    let mut old = Vec::new();
+    for name in ["1", "2", "3"] {
+        let client = served(server.address(), name);
         if model.serves() == Serves::All {
-            old.push(last);
+            old.push(client);
         }
     }
+    let limit = Limit::of(&server);
+    let descriptors = match model.unit() {
+        Unit::Process => 0,
+        _ => old.len(),
+    };
+    limit.lower_to_what_is_in_use(descriptors);
     let queued = ["4", "5", "6"].map(|name| waiting(server.address(), name));
     wait_for_line(&server, RESTS);
     rests_cheaply(&server);
@@ -214,8 +212,7 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
 fn a_client_that_leaves_makes_room_for_the_next(model: Model) {
     let server = start(Server::model(model));
     let first = served(server.address(), "first");
-    Limit::of(server.pid()).lower_to_what_is_in_use();
-    let last = (model != Model::Reactor).then(|| served(server.address(), "last"));
+    Limit::of(&server).lower_to_what_is_in_use(1);
     let mut queued = waiting(server.address(), "queued");
     let mut behind = waiting(server.address(), "behind");
     wait_for_line(&server, RESTS);
@@ -223,7 +220,6 @@ fn a_client_that_leaves_makes_room_for_the_next(model: Model) {
     queued.hears("queued");
     drop(queued);
     behind.hears("behind");
-    drop(last);
 }
 
 /// From a limit with which it cannot even log to one that leaves a descriptor for a client.
@@ -560,33 +556,43 @@ fn queue_of(address: SocketAddr) -> Option<u64> {
     sockets.iter().find(listens).map(|s| s.recv_q)
 }
 
-/// The limit of descriptors of a running process; prlimit(2).
-struct Limit {
-    pid: i32,
+/// The limit of descriptors of a running server; prlimit(2).
+struct Limit<'a> {
+    server: &'a ServerProcess,
     before: libc::rlimit,
 }
 
-impl Limit {
-    fn of(pid: i32) -> Self {
+impl<'a> Limit<'a> {
+    fn of(server: &'a ServerProcess) -> Self {
         Self {
-            pid,
-            before: prlimit(pid, None),
+            server,
+            before: prlimit(server.pid(), None),
         }
     }
 
-    /// No descriptor that is free now can be had any more.
-    fn lower_to_what_is_in_use(&self) {
-        let used = processes::descriptors(self.pid).expect("a living process");
+    /// No descriptor that is free while it has this many connections can be had any more.
+    fn lower_to_what_is_in_use(&self, connections: usize) {
+        let pid = self.server.pid();
+        // A client may have its answer before a forking parent has closed its copy.
+        let used = eventually("as many connections", DEADLINE, || {
+            let used = processes::descriptors(pid).ok()?;
+            let sockets = used.iter().filter(|(_, to)| to.starts_with("socket:"));
+            (sockets.count() == 1 + connections).then_some(used)
+        });
+        let used = used.expect("the listener and the connections");
         let free = (0..i32::MAX).find(|n| used.iter().all(|(fd, _)| fd != n));
         let limit = libc::rlimit {
             rlim_cur: free.expect("one is free") as libc::rlim_t,
             rlim_max: self.before.rlim_max,
         };
-        prlimit(self.pid, Some(limit));
+        prlimit(pid, Some(limit));
+        // An accept that blocks has had its descriptor reserved since before: start it anew.
+        stop(self.server, &[pid]);
+        self.server.signal(Signal::SIGCONT).expect("it is stopped");
     }
 
     fn restore(&self) {
-        prlimit(self.pid, Some(self.before));
+        prlimit(self.server.pid(), Some(self.before));
     }
 }
 
