@@ -257,14 +257,18 @@ impl EchoConn {
     /// Nothing is pending; where the server stops, is there still something to do?
     fn next_phase(&mut self, stream: &mut impl Stream) -> Result<(), End> {
         match self.phase {
-            Phase::Owed if self.owed == 0 && stream.unacknowledged() > 0 => {
-                // Closing while echoes are under way and input may still come would send an RST,
-                // which destroys them: our FIN first, and listen until they have arrived.
+            Phase::Owed if self.owed == 0 => {
+                let all_arrived = stream.unacknowledged() == 0;
+                // Closing with input unread, which may come at any moment, sends an RST instead of
+                // a FIN: so the FIN first. And an RST destroys echoes that are under way: so listen
+                // until they have arrived.
                 stream.shutdown_write();
+                if all_arrived {
+                    return Err(End::Stopped);
+                }
                 self.phase = Phase::Lingering;
                 Ok(())
             }
-            Phase::Owed if self.owed == 0 => Err(End::Stopped),
             Phase::Lingering if stream.unacknowledged() == 0 => Err(End::Stopped),
             _ => Ok(()),
         }
@@ -510,7 +514,7 @@ mod tests {
         let mut peer = Peer::sends(&[]);
         conn.stop(&peer);
         assert_eq!(peer.turn(&mut conn, &mut shared), Turn::Done(End::Stopped));
-        assert!(!peer.fin_sent, "close alone sends the FIN");
+        assert!(peer.fin_sent, "close alone sends an RST if input has come");
     }
 
     #[test]

@@ -115,8 +115,8 @@ impl Echo<'_> {
     }
 
     /// The server stops: the peer gets what it had sent by now, then our FIN, and is listened to
-    /// until it has everything. Closing with input unread would send an RST instead, which
-    /// destroys echoes on their way.
+    /// until it has everything. Closing with input unread, which may come at any moment, would send
+    /// an RST instead, which destroys echoes on their way.
     fn last_words(&mut self, buffer: &mut [u8]) -> End {
         let mut owed = socket::unread(self.stream);
         while owed > 0 {
@@ -136,10 +136,11 @@ impl Echo<'_> {
                 }
             }
         }
-        if socket::unacknowledged(self.stream) == 0 {
+        let all_arrived = socket::unacknowledged(self.stream) == 0;
+        socket::shutdown_write(self.stream);
+        if all_arrived {
             return End::Stopped;
         }
-        socket::shutdown_write(self.stream);
         self.linger(buffer)
     }
 
