@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -22,7 +22,7 @@ use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::observe::calls::CallRecord;
 use crate::output::Output;
-use crate::program::{Ends, Program, Recipe, Which, write_all};
+use crate::program::{Ends, Program, Recipe, Target, Which, write_all};
 use crate::wait::eventually;
 
 /// ^D: the end of input, typed at the start of a line; termios(3).
@@ -100,6 +100,29 @@ impl Client {
         self
     }
 
+    /// Gives it this as stdin; type_line, write and close_stdin have nothing to go to then.
+    #[must_use]
+    pub fn stdin(self, fd: impl Into<OwnedFd>) -> Self {
+        self.give(0, fd.into())
+    }
+
+    /// Gives it this as stdout, which is not collected then.
+    #[must_use]
+    pub fn stdout(self, fd: impl Into<OwnedFd>) -> Self {
+        self.give(1, fd.into())
+    }
+
+    /// Gives it this as stderr, which is not collected then.
+    #[must_use]
+    pub fn stderr(self, fd: impl Into<OwnedFd>) -> Self {
+        self.give(2, fd.into())
+    }
+
+    fn give(mut self, number: usize, fd: OwnedFd) -> Self {
+        self.recipe.given[number] = Some(Target::File(Arc::new(fd)));
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> anyhow::Result<ClientProcess> {
         let (program, stdin) = if self.terminal {
@@ -135,8 +158,9 @@ impl From<Recipe> for Client {
 }
 
 /// Both ends of a new terminal, master and slave, neither inherited by anybody by accident
-/// (openpty(3) would leave them open in every other child started meanwhile).
-fn terminal() -> anyhow::Result<(OwnedFd, OwnedFd)> {
+/// (openpty(3) would leave them open in every other child started meanwhile). It does not echo and
+/// writes what it is given.
+pub fn terminal() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let master = posix_openpt(flags)?;
     grantpt(&master)?;

@@ -57,9 +57,8 @@ pub(crate) struct Recipe {
     /// Soft and hard limit of descriptors.
     pub(crate) descriptors: Option<(u64, u64)>,
     pub(crate) inherited: Inherited,
-    /// Where descriptors 1 and 2 go instead of to us.
-    pub(crate) stdout: Option<Target>,
-    pub(crate) stderr: Option<Target>,
+    /// What it gets as descriptors 0, 1 and 2 instead of what is usual.
+    pub(crate) given: [Option<Target>; 3],
 }
 
 /// What it finds when it starts: signals that whoever started it ignores, or has blocked.
@@ -69,12 +68,12 @@ pub(crate) struct Inherited {
     pub(crate) blocked: Vec<Signal>,
 }
 
-/// Where output goes that we do not collect.
+/// A descriptor that is not one of our pipes.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Nowhere: the descriptor is closed.
+    /// None: it is closed.
     Closed,
-    /// Into this, which nobody need read.
+    /// This one.
     File(Arc<OwnedFd>),
 }
 
@@ -114,8 +113,7 @@ impl Recipe {
             events: false,
             descriptors: None,
             inherited: Inherited::default(),
-            stdout: None,
-            stderr: None,
+            given: [None, None, None],
         }
     }
 
@@ -124,8 +122,8 @@ impl Recipe {
         let (calls, calls_end) = self.events.then(calls_pipe).transpose()?.unzip();
         let mut command = self.command(calls_end.as_ref().map(AsRawFd::as_raw_fd))?;
         connect(&mut command, ends)?;
+        self.give(&mut command)?;
         prepare(&mut command, calls_end, self.descriptors);
-        self.redirect(&mut command)?;
         inherit(&mut command, &self.inherited);
         let mut child = command
             .spawn()
@@ -148,8 +146,8 @@ impl Recipe {
         })
     }
 
-    fn redirect(&self, command: &mut Command) -> anyhow::Result<()> {
-        for (target, number) in [(&self.stdout, 1), (&self.stderr, 2)] {
+    fn give(&self, command: &mut Command) -> anyhow::Result<()> {
+        for (number, target) in (0..).zip(&self.given) {
             let stdio = match target {
                 None => continue,
                 Some(Target::File(fd)) => Stdio::from(fd.try_clone()?),
@@ -158,11 +156,11 @@ impl Recipe {
                     Stdio::null()
                 }
             };
-            if number == 1 {
-                command.stdout(stdio);
-            } else {
-                command.stderr(stdio);
-            }
+            match number {
+                0 => command.stdin(stdio),
+                1 => command.stdout(stdio),
+                _ => command.stderr(stdio),
+            };
         }
         Ok(())
     }
@@ -231,6 +229,14 @@ fn calls_pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     // Less room is no failure: what finds none is counted.
     let _ = fcntl(&ours, FcntlArg::F_SETPIPE_SZ(1 << 20));
     Ok((ours, theirs))
+}
+
+/// What comes out of `pipe`; without one, what the program prints goes elsewhere: nothing.
+fn collect(pipe: Option<OwnedFd>) -> anyhow::Result<Output> {
+    Output::collect(match pipe {
+        Some(pipe) => pipe,
+        None => File::open("/dev/null")?.into(),
+    })
 }
 
 fn connect(command: &mut Command, ends: Ends) -> anyhow::Result<()> {
@@ -319,14 +325,6 @@ fn inherit(command: &mut Command, inherited: &Inherited) {
     // SAFETY: two kinds of system calls, which are async-signal-safe; nothing is allocated.
     unsafe {
         command.pre_exec(set);
-    }
-}
-
-/// What comes out of a pipe, or nothing if the output went elsewhere.
-fn collect(pipe: Option<OwnedFd>) -> anyhow::Result<Output> {
-    match pipe {
-        Some(pipe) => Output::collect(pipe),
-        None => Output::collect(File::open("/dev/null")?.into()),
     }
 }
 

@@ -139,14 +139,14 @@ impl Server {
     /// Sends its stdout elsewhere. It needs `-v` then, for its address is read from the log.
     #[must_use]
     pub fn stdout_to(mut self, target: Target) -> Self {
-        self.0.stdout = Some(target);
+        self.0.given[1] = Some(target);
         self
     }
 
     /// Sends its stderr elsewhere.
     #[must_use]
     pub fn stderr_to(mut self, target: Target) -> Self {
-        self.0.stderr = Some(target);
+        self.0.given[2] = Some(target);
         self
     }
 
