@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -54,7 +54,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
             break;
         }
         if crew.count() >= server.config.max_connections {
-            crew.wait_for_one_to_leave();
+            crew.wait_for_one_to_leave(signals::TICK);
             continue;
         }
         match accept(&server.listener, Blocking::Yes) {
@@ -68,7 +68,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
             Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
             Err(Refusal::Exhausted(errno)) => {
                 exhaustion.began(errno, crew.count());
-                crew.wait_for_one_to_leave();
+                crew.wait_for_one_to_leave(accept::PAUSE);
             }
             Err(Refusal::Fatal(errno)) => return Err(accept::failure(errno)),
         }
@@ -127,7 +127,7 @@ fn stop(server: Server, crew: &Arc<Crew>) {
     // Threads reset what is stuck by themselves at the end of the grace, or at the second signal:
     // when they are interrupted next.
     while crew.interrupt() > 0 {
-        crew.wait_for_one_to_leave();
+        crew.wait_for_one_to_leave(signals::TICK);
     }
     server.counters.stopped();
 }
@@ -163,10 +163,10 @@ impl Crew {
         threads.len()
     }
 
-    /// Waits for a thread to leave, but not past a tick: a signal does not end this wait.
-    fn wait_for_one_to_leave(&self) {
+    /// Waits for a thread to leave, but not for long: a signal does not end this wait.
+    fn wait_for_one_to_leave(&self, at_most: Duration) {
         let threads = self.lock();
-        drop(self.one_left.wait_timeout(threads, signals::TICK));
+        drop(self.one_left.wait_timeout(threads, at_most));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Option<libc::pthread_t>>> {
