@@ -47,6 +47,7 @@ promised! { by everybody:
     a_half_close_gets_every_echo
     waiting_for_a_peer_to_read_costs_no_processor_time
     a_peer_that_never_reads_is_read_from_no_more
+    a_peer_that_reads_again_gets_everything
     a_reset_ends_that_connection_only
     a_reset_while_queued_harms_nobody
     urgent_data_stalls_nothing
@@ -166,6 +167,29 @@ fn a_peer_that_never_reads_is_read_from_no_more(contestant: &Contestant) -> anyh
         peer.send_until_stuck()?;
         peer.reset();
         Peer::connect(server.address())?.echo(b"next, please")
+    })
+}
+
+/// While it does not read, the last of what it has to say arrives and is left in the kernel. No
+/// event tells of that a second time: who was waiting for room to write must think of it.
+fn a_peer_that_reads_again_gets_everything(contestant: &Contestant) -> anyhow::Result<()> {
+    const PIECE: u64 = 60_000;
+    const NOT_READ: Duration = Duration::from_millis(250);
+    with(contestant.talkative(), |server| {
+        let mut peer = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
+        loop {
+            peer.send_pattern(PIECE)?;
+            peer.wait_until_delivered()?;
+            let is_read = eventually("a server that reads", NOT_READ, || {
+                let socket = sockets::find(server.address(), peer.local())?;
+                (socket.recv_q == 0).then_some(())
+            });
+            if is_read.is_err() {
+                break;
+            }
+            ensure!(peer.sent() < 64_000_000, "the server reads on and on");
+        }
+        peer.expect_pattern(peer.sent())
     })
 }
 
