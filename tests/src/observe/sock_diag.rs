@@ -33,6 +33,17 @@ impl SockDiag {
 
     /// The state of the socket whose own address is `local`; None if there is none (any more).
     pub fn state(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<State>> {
+        let answer = self.ask(local, remote)?;
+        Ok(answer.map(|(state, _)| state))
+    }
+
+    /// The bytes that wait to be read from it; None if there is no such socket.
+    pub fn unread(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<u32>> {
+        let answer = self.ask(local, remote)?;
+        Ok(answer.map(|(_, unread)| unread))
+    }
+
+    fn ask(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<(State, u32)>> {
         self.0.send(&question(local, remote), 0)?;
         // The kernel answers before send returns.
         let (answer, _) = self.0.recv_from_full()?;
@@ -72,7 +83,9 @@ fn sixteen(address: IpAddr) -> [u8; 16] {
 }
 
 /// `struct nlmsghdr`, and then `struct inet_diag_msg` or an errno.
-fn understand(answer: &[u8]) -> Result<Option<State>> {
+fn understand(answer: &[u8]) -> Result<Option<(State, u32)>> {
+    /// Of `idiag_rqueue`, behind four bytes, the addresses and a timer.
+    const UNREAD: usize = HEADER + 4 + 48 + 4;
     let kind = answer
         .get(4..6)
         .context("a netlink answer without a header")?;
@@ -85,14 +98,18 @@ fn understand(answer: &[u8]) -> Result<Option<State>> {
         bail!(std::io::Error::from_raw_os_error(-code));
     }
     let number = *answer.get(HEADER + 1).context("no state in the answer")?;
+    let unread = answer.get(UNREAD..UNREAD + 4).context("a short answer")?;
+    let unread = u32::from_ne_bytes(unread.try_into()?);
     // A connection that is gone is answered with the listener, if there is one.
-    Ok(sockets::state(number).filter(|state| *state != State::Listen))
+    let state = sockets::state(number).filter(|state| *state != State::Listen);
+    Ok(state.map(|state| (state, unread)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wait::eventually;
+    use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
@@ -106,6 +123,12 @@ mod tests {
         let state = |local, remote| diag.state(local, remote).expect("an answer");
         assert_eq!(state(client, server), Some(State::Established));
         assert_eq!(state(server, client), Some(State::Established));
+        (&near).write_all(b"hello").expect("room");
+        let unread = |local, remote| diag.unread(local, remote).expect("an answer");
+        assert_eq!(unread(server, client), Some(5));
+        assert_eq!(unread(client, server), Some(0));
+        (&far).read_exact(&mut [0; 5]).expect("it has arrived");
+        assert_eq!(unread(server, client), Some(0));
         let becomes = |local, remote, wanted| {
             let soon = Duration::from_secs(10);
             let probe = || (state(local, remote) == wanted).then_some(());
