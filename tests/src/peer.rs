@@ -19,6 +19,7 @@ use nix::sys::socket::{
     socket,
 };
 
+use crate::observe::sock_diag::SockDiag;
 use crate::wait::eventually;
 
 /// How long a peer waits for anything.
@@ -176,6 +177,29 @@ impl Peer {
             }
         }
         Ok(self.sent - before)
+    }
+
+    /// Sends the pattern, without reading, until the last piece has arrived and is left unread in the
+    /// server's kernel. Nothing of it is under way then.
+    pub fn send_until_unread(&mut self, server: SocketAddr) -> anyhow::Result<()> {
+        /// Fits into the buffer of a socket that has just been emptied.
+        const PIECE: u64 = 60_000;
+        let diag = SockDiag::open()?;
+        loop {
+            self.send_pattern(PIECE)?;
+            self.wait_until_delivered()?;
+            let deadline = Duration::from_millis(STUCK.into());
+            let is_read = eventually("a server that reads", deadline, || {
+                let unread = diag.unread(server, self.local).ok()??;
+                (unread == 0).then_some(())
+            });
+            if is_read.is_err() {
+                return Ok(());
+            }
+            if self.sent > BUFFERS_AT_MOST {
+                bail!("{self}: the server has taken more than the kernel's buffers hold");
+            }
+        }
     }
 
     /// Waits until the server's kernel has all that was sent.

@@ -63,20 +63,23 @@ fn sigint_does_the_same(contestant: &Contestant) -> anyhow::Result<()> {
     pays_its_debts(contestant, |server| server.signal(Signal::SIGINT))
 }
 
-/// Three peers have read nothing of what they sent: some is in the server's hands, some in its
-/// kernel's, none of it under way. Whom the iterative server has not accepted yet can have no
-/// more than fits into an untouched socket.
+/// Three peers have read nothing of what they sent, and none of it is under way. Of the first, some
+/// is in the server's hands and the last in its kernel's, unread. Whom the iterative server has not
+/// accepted yet can have sent no more than fits into an untouched socket.
 fn pays_its_debts(
     contestant: &Contestant,
     stop: impl Fn(&ServerProcess) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     stopped(contestant.talkative().args(LONG_GRACE), |server| {
-        let mut owed = Vec::new();
-        for mut length in [3_000_000, 2_000_000, 1_000_000] {
+        let mut full = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
+        full.send_until_unread(server.address())?;
+        let mut owed = vec![full];
+        let more = match contestant.model.serves() {
+            Serves::One => [10_000, 10_000],
+            Serves::All => [10_000, 2_000_000],
+        };
+        for length in more {
             let mut peer = Peer::connect(server.address())?;
-            if contestant.model.serves() == Serves::One && !owed.is_empty() {
-                length = 10_000;
-            }
             peer.send_pattern(length)?;
             peer.wait_until_delivered()?;
             owed.push(peer);
@@ -163,21 +166,29 @@ fn a_peer_that_goes_on_sending_does_not_keep_the_server(
 
 fn at_the_end_of_the_grace_the_stuck_are_reset(contestant: &Contestant) -> anyhow::Result<()> {
     const GRACE: Duration = Duration::from_millis(500);
-    let server = contestant.talkative().args(["--grace", "500ms"]);
-    let server = ended(server, |server| {
-        let mut stuck = Peer::connect(server.address())?;
-        stuck.send_until_stuck()?;
-        let start = Instant::now();
-        server.signal(Signal::SIGTERM)?;
-        stuck.wait_until_reset()?;
-        let after = start.elapsed();
-        ensure!(
-            after >= GRACE,
-            "reset after {after:?}, before the grace was over"
-        );
-        Ok(())
-    })?;
-    says_what_was_lost(&server)
+    // All buffers are full; or the server has written everything, and only the kernel still has it.
+    let fill: [fn(&mut Peer) -> anyhow::Result<()>; 2] = [
+        |peer| peer.send_until_stuck().map(drop),
+        |peer| peer.send_pattern(1_000_000),
+    ];
+    for fill in fill {
+        let server = contestant.talkative().args(["--grace", "500ms"]);
+        let server = ended(server, |server| {
+            let mut stuck = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
+            fill(&mut stuck)?;
+            let start = Instant::now();
+            server.signal(Signal::SIGTERM)?;
+            stuck.wait_until_reset()?;
+            let after = start.elapsed();
+            ensure!(
+                after >= GRACE,
+                "reset after {after:?}, before the grace was over"
+            );
+            Ok(())
+        })?;
+        says_what_was_lost(&server)?;
+    }
+    Ok(())
 }
 
 fn a_second_sigterm_ends_it_now(contestant: &Contestant) -> anyhow::Result<()> {
@@ -426,9 +437,8 @@ fn group_signal_lets_children_finish(signal: Signal) -> anyhow::Result<()> {
     stopped(FORK.talkative().args(LONG_GRACE), |server| {
         let mut peers = Vec::new();
         for _ in 0..3 {
-            let mut peer = Peer::connect(server.address())?;
-            peer.send_pattern(3_000_000)?;
-            peer.wait_until_delivered()?;
+            let mut peer = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
+            peer.send_until_unread(server.address())?;
             peers.push(peer);
         }
         let children = wait_for_children(server, 3)?;
