@@ -32,7 +32,7 @@ pub const REACTOR_WITH_IDLE_TIMEOUT: Contestant = Contestant {
     flags: &["--idle-timeout", "30s"],
 };
 
-/// All of them.
+/// All of them, as `promised!` has them.
 pub const ALL: [Contestant; 6] = [
     ITERATIVE,
     FORK,
@@ -41,6 +41,35 @@ pub const ALL: [Contestant; 6] = [
     THREAD_WITH_IDLE_TIMEOUT,
     REACTOR_WITH_IDLE_TIMEOUT,
 ];
+
+/// Makes one `#[test]` per promise and contestant, called `promise::contestant`. A promise is a
+/// function `fn promise(&Contestant) -> anyhow::Result<()>` beside it.
+///
+/// By whom: `everybody`; `every model`, where flags make no difference or would be in the way;
+/// `those that serve many at once`.
+#[macro_export]
+macro_rules! promised {
+    (by everybody: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR,
+        thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
+        reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT
+    ])+); };
+    (by every model: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR
+    ])+); };
+    (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        fork FORK, thread THREAD, reactor REACTOR
+    ])+); };
+    (@ $($promise:ident $contestants:tt)+) => {
+        $(mod $promise { $crate::promised!(@@ $promise $contestants); })+
+    };
+    (@@ $promise:ident [$($name:ident $contestant:ident),+]) => {
+        $(#[test]
+        fn $name() -> anyhow::Result<()> {
+            super::$promise(&$crate::contestant::$contestant)
+        })+
+    };
+}
 
 impl Contestant {
     const fn plain(model: Model) -> Self {

@@ -15,31 +15,10 @@ use tcpecho_lab::contestant::{self, Contestant};
 use tcpecho_lab::observe::processes::{self, Memory};
 use tcpecho_lab::observe::sockets::{self, State};
 use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
+use tcpecho_lab::promised;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::skip::skip;
 use tcpecho_lab::wait::eventually;
-
-/// One `#[test]` per promise and contestant, called `promise::contestant`.
-macro_rules! promised {
-    (by everybody: $($promise:ident)+) => {
-        promised!(@ $($promise [iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR,
-            thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
-            reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT])+);
-    };
-    (by every model: $($promise:ident)+) => {
-        promised!(@ $($promise [iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR])+);
-    };
-    (by those that serve many at once: $($promise:ident)+) => {
-        promised!(@ $($promise [fork FORK, thread THREAD, reactor REACTOR])+);
-    };
-    (@ $($promise:ident $contestants:tt)+) => { $(mod $promise { promised!(@@ $promise $contestants); })+ };
-    (@@ $promise:ident [$($name:ident $contestant:ident),+]) => {
-        $(#[test]
-        fn $name() -> anyhow::Result<()> {
-            super::$promise(&tcpecho_lab::contestant::$contestant)
-        })+
-    };
-}
 
 promised! { by everybody:
     every_byte_comes_back_in_order

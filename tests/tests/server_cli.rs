@@ -9,26 +9,13 @@ use anyhow::{Context, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use tcpecho_common::ready;
-use tcpecho_lab::contestant::{Contestant, FORK, ITERATIVE, REACTOR, THREAD};
+use tcpecho_lab::contestant::{Contestant, REACTOR};
 use tcpecho_lab::netns;
 use tcpecho_lab::peer::{PATIENCE, Peer};
+use tcpecho_lab::promised;
 use tcpecho_lab::server::{Launched, Server, ServerProcess, Target};
 use tcpecho_lab::skip::skip;
 use tcpecho_lab::wait::eventually;
-
-/// One `#[test]` per promise and model, called `promise::model`.
-macro_rules! promised {
-    (by every model: $($promise:ident)+) => { $(mod $promise {
-        #[test]
-        fn iterative() -> anyhow::Result<()> { super::$promise(&super::ITERATIVE) }
-        #[test]
-        fn fork() -> anyhow::Result<()> { super::$promise(&super::FORK) }
-        #[test]
-        fn thread() -> anyhow::Result<()> { super::$promise(&super::THREAD) }
-        #[test]
-        fn reactor() -> anyhow::Result<()> { super::$promise(&super::REACTOR) }
-    })+ };
-}
 
 promised! { by every model:
     the_ready_line_names_address_model_and_process

@@ -11,26 +11,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcpecho_common::Mistake;
 use tcpecho_common::model::Serves;
-use tcpecho_lab::contestant::{Contestant, FORK, ITERATIVE, REACTOR, THREAD};
+use tcpecho_lab::contestant::{Contestant, FORK};
 use tcpecho_lab::observe::processes::{self, Process};
 use tcpecho_lab::observe::sockets::{self, State};
 use tcpecho_lab::peer::{Ended, PATIENCE, Peer};
+use tcpecho_lab::promised;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
-
-/// One `#[test]` per promise and model, called `promise::model`.
-macro_rules! promised {
-    (by every model: $($promise:ident)+) => { $(mod $promise {
-        #[test]
-        fn iterative() -> anyhow::Result<()> { super::$promise(&super::ITERATIVE) }
-        #[test]
-        fn fork() -> anyhow::Result<()> { super::$promise(&super::FORK) }
-        #[test]
-        fn thread() -> anyhow::Result<()> { super::$promise(&super::THREAD) }
-        #[test]
-        fn reactor() -> anyhow::Result<()> { super::$promise(&super::REACTOR) }
-    })+ };
-}
 
 promised! { by every model:
     sigterm_gives_everybody_what_they_are_owed
