@@ -3,7 +3,7 @@
 //! /proc/net/tcp walks a table of the whole host, which takes milliseconds; this is a lookup, and
 //! can be asked every millisecond.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -34,21 +34,57 @@ impl SockDiag {
     /// The state of the socket whose own address is `local`; None if there is none (any more).
     pub fn state(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<State>> {
         let answer = self.ask(local, remote)?;
-        Ok(answer.map(|(state, _)| state))
+        Ok(answer.map(|answer| answer.state))
     }
 
     /// The bytes that wait to be read from it; None if there is no such socket.
     pub fn unread(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<u32>> {
         let answer = self.ask(local, remote)?;
-        Ok(answer.map(|(_, unread)| unread))
+        Ok(answer.map(|answer| answer.unread))
     }
 
-    fn ask(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<(State, u32)>> {
+    /// How many connections wait for accept at the listener with this address; None if nobody
+    /// listens there.
+    pub fn queued(&self, local: SocketAddr) -> Result<Option<u32>> {
+        Ok(self.listener(local)?.map(|answer| answer.unread))
+    }
+
+    /// How many connections may wait for accept at the listener with this address.
+    pub fn backlog(&self, local: SocketAddr) -> Result<Option<u32>> {
+        Ok(self.listener(local)?.map(|answer| answer.limit))
+    }
+
+    fn listener(&self, local: SocketAddr) -> Result<Option<Answer>> {
+        let nobody = match local {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let answer = self.look_up(local, SocketAddr::new(nobody, 0))?;
+        Ok(answer.filter(|answer| answer.state == State::Listen))
+    }
+
+    fn ask(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Answer>> {
+        // A connection that is gone is answered with the listener, if there is one.
+        let answer = self.look_up(local, remote)?;
+        Ok(answer.filter(|answer| answer.state != State::Listen))
+    }
+
+    fn look_up(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Answer>> {
         self.0.send(&question(local, remote), 0)?;
         // The kernel answers before send returns.
         let (answer, _) = self.0.recv_from_full()?;
         understand(&answer)
     }
+}
+
+/// What the kernel says of a socket.
+#[derive(Clone, Copy, Debug)]
+struct Answer {
+    state: State,
+    /// `idiag_rqueue`: bytes not yet read; of a listener, connections not yet accepted.
+    unread: u32,
+    /// `idiag_wqueue`: bytes not yet acknowledged; of a listener, its backlog.
+    limit: u32,
 }
 
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
@@ -83,7 +119,7 @@ fn sixteen(address: IpAddr) -> [u8; 16] {
 }
 
 /// `struct nlmsghdr`, and then `struct inet_diag_msg` or an errno.
-fn understand(answer: &[u8]) -> Result<Option<(State, u32)>> {
+fn understand(answer: &[u8]) -> Result<Option<Answer>> {
     /// Of `idiag_rqueue`, behind four bytes, the addresses and a timer.
     const UNREAD: usize = HEADER + 4 + 48 + 4;
     let kind = answer
@@ -98,11 +134,17 @@ fn understand(answer: &[u8]) -> Result<Option<(State, u32)>> {
         bail!(std::io::Error::from_raw_os_error(-code));
     }
     let number = *answer.get(HEADER + 1).context("no state in the answer")?;
-    let unread = answer.get(UNREAD..UNREAD + 4).context("a short answer")?;
-    let unread = u32::from_ne_bytes(unread.try_into()?);
-    // A connection that is gone is answered with the listener, if there is one.
-    let state = sockets::state(number).filter(|state| *state != State::Listen);
-    Ok(state.map(|state| (state, unread)))
+    let word = |at: usize| -> Result<u32> {
+        let bytes = answer.get(at..at + 4).context("a short answer")?;
+        Ok(u32::from_ne_bytes(bytes.try_into()?))
+    };
+    let (unread, limit) = (word(UNREAD)?, word(UNREAD + 4)?);
+    let state = sockets::state(number);
+    Ok(state.map(|state| Answer {
+        state,
+        unread,
+        limit,
+    }))
 }
 
 #[cfg(test)]
@@ -117,8 +159,16 @@ mod tests {
         let diag = SockDiag::open().expect("netlink");
         let listener = TcpListener::bind(bind).expect("a port");
         let server = listener.local_addr().expect("bound");
+        let queued = || diag.queued(server).expect("an answer");
+        assert_eq!(queued(), Some(0));
+        let backlog = |local| diag.backlog(local).expect("an answer");
+        assert!(backlog(server).is_some_and(|limit| limit > 0));
+        assert_eq!(backlog(SocketAddr::new(server.ip(), 1)), None);
         let near = TcpStream::connect(server).expect("a listener");
         let client = near.local_addr().expect("bound");
+        let soon = Duration::from_secs(10);
+        let probe = || (queued() == Some(1)).then_some(());
+        eventually("one in the queue", soon, probe).expect("it has connected");
         let (far, _) = listener.accept().expect("queued");
         let state = |local, remote| diag.state(local, remote).expect("an answer");
         assert_eq!(state(client, server), Some(State::Established));
@@ -142,6 +192,8 @@ mod tests {
         becomes(client, server, None);
         let nobody = SocketAddr::new(server.ip(), 1);
         assert_eq!(state(server, nobody), None, "not the listener");
+        drop(listener);
+        assert_eq!(queued(), None);
     }
 
     #[test]

@@ -67,6 +67,19 @@ impl fmt::Display for State {
 
 /// All TCP sockets of this thread's network namespace.
 pub fn tcp() -> anyhow::Result<Vec<Socket>> {
+    listed(|_| true)
+}
+
+/// Those that are connected to `remote`. The table is read, but not understood in vain: others may
+/// have left tens of thousands of connections in TIME-WAIT.
+pub fn connected_to(remote: SocketAddr) -> anyhow::Result<Vec<Socket>> {
+    let port = format!(":{:04X} ", remote.port());
+    let mut sockets = listed(|line| line.contains(&port))?;
+    sockets.retain(|socket| socket.remote == remote);
+    Ok(sockets)
+}
+
+fn listed(is_wanted: impl Fn(&str) -> bool) -> anyhow::Result<Vec<Socket>> {
     let mut sockets = Vec::new();
     for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = match fs::read_to_string(table) {
@@ -74,7 +87,7 @@ pub fn tcp() -> anyhow::Result<Vec<Socket>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             text => text.with_context(|| format!("read {table}"))?,
         };
-        for line in text.lines().skip(1) {
+        for line in text.lines().skip(1).filter(|line| is_wanted(line)) {
             sockets.push(parse(line).with_context(|| format!("{table}: {line}"))?);
         }
     }
@@ -238,6 +251,8 @@ mod tests {
             .find(|s| s.local == server && s.remote.port() == 0);
         assert!(listening.is_some_and(|s| s.state == State::Listen && s.inode > 0));
         assert_eq!(between(&all, client, server).len(), 2);
+        let connected = connected_to(server).expect("the table");
+        assert_eq!(connected, between(&all, client, server)[..1]);
         // Others on this machine may use the same number elsewhere.
         let ours = with_port(&all, server.port());
         assert!(ours.len() >= 3 && between(&ours, server, client).len() == 2);
