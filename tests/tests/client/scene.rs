@@ -1,0 +1,274 @@
+//! The scene of every test: a server, a client that talks to it, and what the kernel knows of both.
+//!
+//! Whatever goes wrong here panics; a panic makes both programs print all they have said.
+
+use std::cell::OnceCell;
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, pipe2};
+use tcpecho_common::Model;
+use tcpecho_common::model::Unit;
+use tcpecho_lab::client::{Client, ClientProcess};
+use tcpecho_lab::observe::processes;
+use tcpecho_lab::observe::sock_diag::SockDiag;
+use tcpecho_lab::observe::sockets::{self, Socket, State};
+use tcpecho_lab::server::{Server, ServerProcess};
+use tcpecho_lab::wait::eventually;
+
+/// How long anything may take that happens at once on an idle machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+pub const MODES: [&str; 2] = ["multiplexed", "blocking"];
+
+/// A server and a client that are connected.
+pub struct Talk {
+    pub client: ClientProcess,
+    pub server: ServerProcess,
+    /// The process that serves the client: the server, or its child.
+    pub peer: i32,
+    address: OnceCell<SocketAddr>,
+    diag: SockDiag,
+}
+
+impl Talk {
+    /// Both are started, and a line has gone forth and back: the client is in its loop. `how` adds
+    /// to the client's command line; its stdin and stdout must be the harness's.
+    pub fn start(model: Model, how: impl FnOnce(Client) -> Client) -> Self {
+        let server = serve(model);
+        let client = start(how(Client::to(server.address())));
+        exchange(&client, "hello");
+        Self::between(server, client)
+    }
+
+    /// A server and a client that it serves already.
+    pub fn between(server: ServerProcess, client: ClientProcess) -> Self {
+        let peer = peer(&server);
+        Self {
+            client,
+            server,
+            peer,
+            address: OnceCell::new(),
+            diag: SockDiag::open().expect("netlink"),
+        }
+    }
+
+    /// The client's address. Ask while it is connected; then it is known for ever.
+    fn address(&self) -> SocketAddr {
+        *self
+            .address
+            .get_or_init(|| address(&self.client, &self.server))
+    }
+
+    /// The state of the client's end of the connection.
+    pub fn near(&self) -> Option<State> {
+        let (near, far) = (self.address(), self.server.address());
+        self.diag.state(near, far).expect("an answer")
+    }
+
+    /// The state of the server's end.
+    pub fn far(&self) -> Option<State> {
+        let (near, far) = (self.address(), self.server.address());
+        self.diag.state(far, near).expect("an answer")
+    }
+
+    /// Waits until the FIN has arrived at the client. A reset that overtakes it would be another
+    /// story.
+    pub fn wait_for_fin(&self) {
+        eventually("the client's socket in CLOSE-WAIT", DEADLINE, || {
+            self.near().filter(|state| *state == State::CloseWait)
+        })
+        .expect("the server's FIN");
+    }
+
+    /// Kills the process that serves the client, which gives it no chance to say goodbye.
+    pub fn kill_peer(&self) {
+        signal(self.peer, Signal::SIGKILL);
+    }
+
+    /// Types `line`, which the server does not read, because it is stopped.
+    pub fn leave_unread(&self, line: &str) {
+        stop(self.peer);
+        self.client.type_line(line).expect("typed");
+        self.wait_unread(line.len() + 1);
+    }
+
+    /// Waits until the server's kernel holds `bytes` that the server has not read.
+    pub fn wait_unread(&self, bytes: usize) {
+        let (near, far) = (self.address(), self.server.address());
+        let what = format!("{bytes} bytes unread at the server");
+        eventually(&what, DEADLINE, || {
+            let unread = self.diag.unread(far, near).expect("an answer")?;
+            (unread as usize >= bytes).then_some(())
+        })
+        .expect("sent");
+    }
+
+    /// Waits for the client's end; its exit code.
+    pub fn end(&self) -> i32 {
+        end(&self.client)
+    }
+}
+
+pub fn serve(model: Model) -> ServerProcess {
+    Server::model(model).start().expect("a server")
+}
+
+pub fn start(client: Client) -> ClientProcess {
+    client.start().expect("a client")
+}
+
+/// Types a line, and sees it again.
+pub fn exchange(client: &ClientProcess, line: &str) {
+    let before = client.stdout().len();
+    client.type_line(line).expect("typed");
+    let stdout = client
+        .wait_stdout(before + line.len() + 1, DEADLINE)
+        .expect("its echo");
+    assert_eq!(stdout[before..], *format!("{line}\n").as_bytes());
+}
+
+/// Waits for its end; its exit code.
+pub fn end(client: &ClientProcess) -> i32 {
+    let status = client.wait(DEADLINE).expect("its end");
+    status.code().expect("an exit code")
+}
+
+/// The client's address: that of the connection to the server which it has among its descriptors.
+fn address(client: &ClientProcess, server: &ServerProcess) -> SocketAddr {
+    eventually("the client's connection", DEADLINE, || {
+        let descriptors = processes::descriptors(client.pid()).ok()?;
+        let is_its = |socket: &&Socket| {
+            let name = format!("socket:[{}]", socket.inode);
+            descriptors.iter().any(|(_, target)| *target == name)
+        };
+        let connected = sockets::connected_to(server.address()).ok()?;
+        connected.iter().find(|s| is_its(s)).map(|s| s.local)
+    })
+    .expect("connected")
+}
+
+/// The process that serves the one client of `server`.
+fn peer(server: &ServerProcess) -> i32 {
+    let model = Model::all()
+        .iter()
+        .find(|model| {
+            server
+                .command()
+                .contains(&format!("--model {}", model.name()))
+        })
+        .expect("one of ours");
+    if model.unit() != Unit::Process {
+        return server.pid();
+    }
+    eventually("the server's child", DEADLINE, || {
+        processes::children(server.pid()).first().map(|p| p.pid)
+    })
+    .expect("forked")
+}
+
+pub fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).expect("one of ours, not yet reaped");
+}
+
+/// Stops a process, all threads of it.
+pub fn stop(pid: i32) {
+    signal(pid, Signal::SIGSTOP);
+    eventually(&format!("{pid} stopped"), DEADLINE, || {
+        states(pid)?.iter().all(|state| *state == 'T').then_some(())
+    })
+    .expect("nobody can refuse");
+}
+
+/// The states of its threads.
+fn states(pid: i32) -> Option<Vec<char>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads
+        .map(|thread| {
+            let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            stat.rsplit_once(')')?.1.trim_start().chars().next()
+        })
+        .collect()
+}
+
+/// Both ends of a pipe, inherited by nobody by accident.
+pub fn pipe() -> (OwnedFd, OwnedFd) {
+    pipe2(OFlag::O_CLOEXEC).expect("a pipe")
+}
+
+/// Writes to `pipe` until no byte finds room any more; its flags stay as they were.
+pub fn fill(pipe: &OwnedFd) {
+    let flags = OFlag::from_bits_retain(fcntl(pipe, FcntlArg::F_GETFL).expect("its flags"));
+    fcntl(pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).expect("settable");
+    for bytes in [&[b'x'; 4096][..], b"x"] {
+        let full = loop {
+            if let Err(errno) = nix::unistd::write(pipe, bytes) {
+                break errno;
+            }
+        };
+        assert_eq!(full, Errno::EAGAIN);
+    }
+    fcntl(pipe, FcntlArg::F_SETFL(flags)).expect("settable");
+}
+
+/// Waits until there is something to read, or the end.
+pub fn wait_readable(fd: impl AsFd) {
+    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(DEADLINE).expect("short enough");
+    assert_eq!(poll(&mut fds, timeout), Ok(1), "nothing to read in time");
+}
+
+/// Reads `bytes` bytes; the reader never waits longer than the deadline for the next one.
+pub fn read_exactly(mut from: &File, bytes: usize) -> Vec<u8> {
+    let mut all = vec![0; bytes];
+    let mut filled = 0;
+    while filled < bytes {
+        wait_readable(from);
+        let n = from.read(&mut all[filled..]).expect("readable");
+        assert!(n > 0, "the end after {filled} of {bytes} bytes");
+        filled += n;
+    }
+    all
+}
+
+/// A file with this content and without a name, open at its start.
+pub fn file(content: &[u8]) -> File {
+    let mut file = unnamed();
+    file.write_all(content).expect("room on the disk");
+    file.rewind().expect("a file");
+    file
+}
+
+/// An empty file that goes when it is closed.
+pub fn unnamed() -> File {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("client-{}-{number}", std::process::id());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut options = File::options();
+    let options = options.read(true).write(true).create_new(true);
+    let file = options.open(&path).expect("a directory to write to");
+    fs::remove_file(&path).expect("it was just made");
+    file
+}
+
+/// Bytes without a pattern, newlines and zeros among them; always the same.
+pub fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
