@@ -94,7 +94,7 @@ impl<'fd> Input<'fd> {
 }
 
 /// Will read(2) return at once, be it with an error or the end?
-fn is_readable(fd: BorrowedFd<'_>) -> nix::Result<bool> {
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> nix::Result<bool> {
     let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     calls::at_once("poll", fd.as_raw_fd(), || poll(&mut fds, PollTimeout::ZERO))
         .map(|ready| ready > 0)

@@ -19,6 +19,7 @@ use nix::unistd::isatty;
 use tcpecho_common::{Exit, calls};
 
 use super::{Stop, report};
+use crate::input::is_readable;
 use crate::session::{Outcome, Session};
 use crate::socket;
 
@@ -86,13 +87,16 @@ fn writen(stream: &TcpStream, line: &[u8], session: &mut Session) {
     }
 }
 
-/// Reads a line, or `longest` bytes. One cut short leaves `session` at its end.
+/// Reads a line, or `longest` bytes. One cut short leaves `session` at its end. If the line could
+/// not be sent, what has come is read and nothing is waited for: the connection may have survived
+/// that (ENOBUFS), and then no answer would come, and no end.
 fn readline(
     server: &mut LineReader<'_>,
     answer: &mut Vec<u8>,
     longest: usize,
     session: &mut Session,
 ) {
+    server.waits = session.may_send();
     match server.line(answer, longest) {
         Ok(()) if answer.len() == longest || answer.ends_with(b"\n") => {}
         Ok(()) => session.server_silent(),
@@ -142,6 +146,8 @@ struct LineReader<'fd> {
     buffer: [u8; MAXLINE],
     start: usize,
     end: usize,
+    /// Does it wait for more? If not, nothing to read is the end.
+    waits: bool,
     /// A terminal can go on after its end; we do not.
     ended: bool,
 }
@@ -153,6 +159,7 @@ impl<'fd> LineReader<'fd> {
             buffer: [0; MAXLINE],
             start: 0,
             end: 0,
+            waits: true,
             ended: false,
         }
     }
@@ -182,6 +189,9 @@ impl<'fd> LineReader<'fd> {
     /// False at the end.
     fn refill(&mut self) -> nix::Result<bool> {
         while !self.ended {
+            if !self.waits && !is_readable(self.fd)? {
+                break;
+            }
             match calls::read(self.fd, &mut self.buffer) {
                 Ok(0) => self.ended = true,
                 Ok(n) => {

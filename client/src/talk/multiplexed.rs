@@ -134,6 +134,9 @@ impl<'a> Talk<'a> {
                     self.session.server_silent();
                 }
                 Ok(n) => self.session.received(n),
+                // After a FIN or a reset a read never says so. A write can fail on a connection that
+                // goes on (ENOBUFS): what had come was read, and the rest is not worth waiting for.
+                Err(Errno::EAGAIN) if self.session.is_ending() => self.session.server_silent(),
                 Err(Errno::EAGAIN) => self.readable = false,
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
