@@ -5,6 +5,8 @@
 //! calls that fail are in `client_faults.rs`. Two long measurements are left out unless asked for:
 //! `cargo test -p tcpecho-lab --test client -- --ignored --nocapture`.
 
+#[path = "client/basics.rs"]
+mod basics;
 #[path = "client/scene.rs"]
 mod scene;
 
@@ -31,10 +33,8 @@ use tcpecho_lab::observe::sockets::State;
 use tcpecho_lab::server::Server;
 use tcpecho_lab::wait::eventually;
 
-use scene::{
-    DEADLINE, MODES, Talk, end, exchange, file, fill, noise, pipe, read_exactly, serve, signal,
-    start, stop, unnamed, wait_readable,
-};
+use basics::{DEADLINE, MODES, end, file, serve, start, unnamed};
+use scene::{Talk, exchange, fill, noise, pipe, read_exactly, signal, stop, wait_readable};
 
 /// A report that comes this late would be none; at rest it takes a millisecond.
 const AT_ONCE: Duration = Duration::from_secs(1);

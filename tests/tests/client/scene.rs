@@ -1,15 +1,10 @@
-//! The scene of every test: a server, a client that talks to it, and what the kernel knows of both.
-//!
-//! Whatever goes wrong here panics; a panic makes both programs print all they have said.
+//! A server, a client that talks to it, and what the kernel knows of both; and what bytes go through.
 
 use std::cell::OnceCell;
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -22,13 +17,10 @@ use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::observe::sockets::{self, Socket, State};
-use tcpecho_lab::server::{Server, ServerProcess};
+use tcpecho_lab::server::ServerProcess;
 use tcpecho_lab::wait::eventually;
 
-/// How long anything may take that happens at once on an idle machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-
-pub const MODES: [&str; 2] = ["multiplexed", "blocking"];
+use super::basics::{DEADLINE, end, serve, start};
 
 /// A server and a client that are connected.
 pub struct Talk {
@@ -119,14 +111,6 @@ impl Talk {
     }
 }
 
-pub fn serve(model: Model) -> ServerProcess {
-    Server::model(model).start().expect("a server")
-}
-
-pub fn start(client: Client) -> ClientProcess {
-    client.start().expect("a client")
-}
-
 /// Types a line, and sees it again.
 pub fn exchange(client: &ClientProcess, line: &str) {
     let before = client.stdout().len();
@@ -135,12 +119,6 @@ pub fn exchange(client: &ClientProcess, line: &str) {
         .wait_stdout(before + line.len() + 1, DEADLINE)
         .expect("its echo");
     assert_eq!(stdout[before..], *format!("{line}\n").as_bytes());
-}
-
-/// Waits for its end; its exit code.
-pub fn end(client: &ClientProcess) -> i32 {
-    let status = client.wait(DEADLINE).expect("its end");
-    status.code().expect("an exit code")
 }
 
 /// The client's address: that of the connection to the server which it has among its descriptors.
@@ -238,27 +216,6 @@ pub fn read_exactly(mut from: &File, bytes: usize) -> Vec<u8> {
         filled += n;
     }
     all
-}
-
-/// A file with this content and without a name, open at its start.
-pub fn file(content: &[u8]) -> File {
-    let mut file = unnamed();
-    file.write_all(content).expect("room on the disk");
-    file.rewind().expect("a file");
-    file
-}
-
-/// An empty file that goes when it is closed.
-pub fn unnamed() -> File {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("client-{}-{number}", std::process::id());
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let mut options = File::options();
-    let options = options.read(true).write(true).create_new(true);
-    let file = options.open(&path).expect("a directory to write to");
-    fs::remove_file(&path).expect("it was just made");
-    file
 }
 
 /// Bytes without a pattern, newlines and zeros among them; always the same.
