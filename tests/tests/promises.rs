@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tcpecho_common::Model;
 use tcpecho_lab::contestant::{self, Contestant};
 use tcpecho_lab::observe::processes::{self, Memory};
-use tcpecho_lab::observe::sockets::{self, State};
+use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
 use tcpecho_lab::promised;
 use tcpecho_lab::server::{Server, ServerProcess};
@@ -235,7 +235,7 @@ fn the_iterative_server_answers_the_second_when_the_first_has_left() -> anyhow::
         second.send(b"second")?;
         first.echo(b"still first")?;
         ensure!(!second.has_news(), "the second was served beside the first");
-        ensure!(waiting(server) == 1, "the second is not queued");
+        ensure!(waiting(server)? == 1, "the second is not queued");
         drop(first);
         second.expect(b"second")
     })
@@ -256,11 +256,8 @@ fn no_more_are_accepted_than_max_connections(contestant: &Contestant) -> anyhow:
             for peer in &mut served {
                 peer.echo(b"still served")?;
             }
-            ensure!(
-                waiting(server) == 2,
-                "{} are queued, not 2",
-                waiting(server)
-            );
+            let queued = waiting(server)?;
+            ensure!(queued == 2, "{queued} are queued, not 2");
         }
         ensure!(
             !queued.iter().any(Peer::has_news),
@@ -569,13 +566,9 @@ fn in_threads(
 }
 
 /// Connections in the listener's queue.
-fn waiting(server: &ServerProcess) -> u64 {
-    let port = server.address().port();
-    let sockets = sockets::tcp().unwrap_or_default();
-    let listener = sockets
-        .iter()
-        .find(|s| s.state == State::Listen && s.local.port() == port);
-    listener.map_or(0, |listener| listener.recv_q)
+fn waiting(server: &ServerProcess) -> anyhow::Result<u32> {
+    let queued = SockDiag::open()?.queued(server.address())?;
+    queued.context("nobody listens")
 }
 
 /// Of the server and its children.

@@ -13,7 +13,8 @@ use tcpecho_common::Mistake;
 use tcpecho_common::model::Serves;
 use tcpecho_lab::contestant::{Contestant, FORK};
 use tcpecho_lab::observe::processes::{self, Process};
-use tcpecho_lab::observe::sockets::{self, State};
+use tcpecho_lab::observe::sock_diag::SockDiag;
+use tcpecho_lab::observe::sockets::State;
 use tcpecho_lab::peer::{Ended, PATIENCE, Peer};
 use tcpecho_lab::promised;
 use tcpecho_lab::server::{Server, ServerProcess};
@@ -313,16 +314,17 @@ fn sigterm_at_start_never_hangs(contestant: &Contestant) -> anyhow::Result<()> {
 
 /// The server that stops with a peer connected closes first, so TIME_WAIT is on its side.
 fn leave_time_wait(server: Server, address: &str) -> anyhow::Result<u16> {
+    let mut left = None;
     let server = ended(server.args(["--bind", address]), |server| {
         let mut peer = Peer::connect(server.address())?;
         peer.echo(b"connected")?;
         server.signal(Signal::SIGTERM)?;
+        left = Some(peer.local());
         peer.expect_fin()
     })?;
+    let diag = SockDiag::open()?;
     eventually("a connection in TIME_WAIT", PATIENCE, || {
-        let sockets = sockets::tcp().ok()?;
-        let left = |s: &&sockets::Socket| s.local == server.address();
-        let state = sockets.iter().find(left)?.state;
+        let state = diag.state(server.address(), left?).ok()??;
         (state == State::TimeWait).then_some(())
     })?;
     Ok(server.address().port())
@@ -600,12 +602,11 @@ fn ended(
 
 /// Until the listening socket is closed: the server has noticed that it shall stop.
 fn wait_until_refused(server: &ServerProcess) -> anyhow::Result<()> {
+    let diag = SockDiag::open()?;
     eventually("a refused connection", PATIENCE, || {
         // Not by trying: who is accepted at the last moment would have to be served.
-        let sockets = sockets::tcp().ok()?;
-        let port = server.address().port();
-        let mut listening = sockets.iter().filter(|s| s.state == State::Listen);
-        listening.all(|s| s.local.port() != port).then_some(())
+        let queue = diag.queued(server.address()).ok()?;
+        queue.is_none().then_some(())
     })?;
     ensure!(
         TcpStream::connect(server.address()).is_err(),
