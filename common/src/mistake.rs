@@ -14,7 +14,7 @@ use crate::Model;
 pub enum Mistake {
     /// An interrupted accept ends the server (UNP 5.9)
     FatalEintr,
-    /// Children are never waited for: each leaves a zombie (UNP 5.9)
+    /// Children are not waited for while the server runs: each leaves a zombie (UNP 5.9)
     NoReaper,
     /// Bind without `SO_REUSEADDR`: no restart while `TIME_WAIT` lasts (UNP 7.5)
     NoReuseaddr,

@@ -21,6 +21,13 @@ fn digits(text: &str) -> Option<u16> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
+/// A backlog: 0 to 4096, which is as much as the default of `net.core.somaxconn` lets through.
+pub fn backlog(text: &str) -> Result<u16, String> {
+    digits(text)
+        .filter(|backlog| *backlog <= 4096)
+        .ok_or_else(|| "a backlog is a number from 0 to 4096".into())
+}
+
 /// A duration above zero: `5` and `5s` are seconds, `250ms` milliseconds, `2m` minutes; a decimal
 /// point is allowed. At most one day.
 pub fn duration(text: &str) -> Result<Duration, String> {

@@ -1,11 +1,12 @@
 //! The command line: flags to [`Config`]. Contradictions are rejected here; nothing is done here.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
+use nix::net::if_::if_nametoindex;
 use tcpecho_common::logging::Verbosity;
 use tcpecho_common::model::Serves;
 use tcpecho_common::{Mistake, Model, defaults, units};
@@ -16,7 +17,13 @@ use tcpecho_common::{Mistake, Model, defaults, units};
 /// goes to stderr. SIGTERM or SIGINT lets connections have what they are owed, then ends it; a
 /// second one ends it now. SIGUSR1 prints a status table.
 #[derive(Debug, Parser)]
-#[command(name = "tcpechod", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(
+    name = "tcpechod",
+    version,
+    max_term_width = 100,
+    after_help = AFTER_HELP,
+    args_override_self = true
+)]
 pub struct Cli {
     /// Port to listen on; 0 lets the kernel choose
     #[arg(value_name = "PORT", value_parser = units::listen_port)]
@@ -28,14 +35,14 @@ pub struct Cli {
 
     /// Address to listen on [default: every address of this machine, IPv6 and IPv4]
     #[arg(short, long, value_name = "ADDR", value_parser = address)]
-    bind: Option<IpAddr>,
+    bind: Option<SocketAddr>,
 
     /// How many clients are served at once, and by what
     #[arg(short, long, value_enum, default_value_t = Model::Reactor)]
     model: Model,
 
     /// Completed connections the kernel queues for accept (listen(2); Linux queues one more)
-    #[arg(long, value_name = "N", default_value_t = defaults::BACKLOG, value_parser = clap::value_parser!(u16).range(0..=4096))]
+    #[arg(long, value_name = "N", default_value_t = defaults::BACKLOG, value_parser = units::backlog, allow_negative_numbers = true)]
     backlog: u16,
 
     /// Serve at most N connections at a time; the others wait in the backlog
@@ -89,8 +96,8 @@ pub enum Sigpipe {
 pub struct Config {
     /// The port to bind; 0 = the kernel's choice.
     pub port: u16,
-    /// The address to bind; None = all, dual-stack.
-    pub bind: Option<IpAddr>,
+    /// The address to bind, without a port; None = all, dual-stack.
+    pub bind: Option<SocketAddr>,
     /// The concurrency model.
     pub model: Model,
     /// Of listen(2).
@@ -151,26 +158,49 @@ impl Cli {
         {
             let models: Vec<_> = mistake.models().iter().map(|model| model.name()).collect();
             return Err(format!(
-                "--mistake {mistake} cannot be made with --model {model}, only with {}",
-                models.join(", ")
+                "--mistake {mistake} is not one that --model {model} can make: add --model {}",
+                models.join(" or --model ")
             ));
         }
         Ok(())
     }
 }
 
-/// An address, with or without the brackets of a URL.
-fn address(text: &str) -> Result<IpAddr, String> {
+/// An address, with or without the brackets of a URL, with the interface where it needs one.
+fn address(text: &str) -> Result<SocketAddr, String> {
     let bare = text
         .strip_prefix('[')
         .and_then(|t| t.strip_suffix(']'))
         .unwrap_or(text);
-    match bare {
-        "localhost" => Ok(IpAddr::from([127, 0, 0, 1])),
-        "*" => Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-        _ => bare
-            .parse()
-            .map_err(|_| "an IP address of this machine, such as 127.0.0.1 or ::1".to_string()),
+    let (ip, interface) = bare
+        .split_once('%')
+        .map_or((bare, None), |(ip, name)| (ip, Some(name)));
+    let ip = match ip {
+        "localhost" => Ok(IpAddr::from(Ipv4Addr::LOCALHOST)),
+        "*" => Ok(IpAddr::from(Ipv6Addr::UNSPECIFIED)),
+        _ => ip.parse().map_err(|_| wrong_address(text)),
+    }?;
+    match (ip, interface) {
+        (IpAddr::V6(ip), Some(name)) => {
+            let index =
+                if_nametoindex(name).map_err(|_| format!("no interface is called {name}"))?;
+            Ok(SocketAddrV6::new(ip, 0, 0, index).into())
+        }
+        (IpAddr::V6(ip), None) if ip.segments()[0] & 0xffc0 == 0xfe80 => Err(format!(
+            "a link-local address needs its interface: {ip}%eth0"
+        )),
+        _ => Ok(SocketAddr::new(ip, 0)),
+    }
+}
+
+fn wrong_address(text: &str) -> String {
+    match text.parse::<SocketAddr>() {
+        Ok(both) => format!(
+            "the port is separate: --bind {} --port {}",
+            both.ip(),
+            both.port()
+        ),
+        Err(_) => "an IP address of this machine is needed, such as 127.0.0.1 or ::1".into(),
     }
 }
 
@@ -220,11 +250,12 @@ mod tests {
     }
 
     #[test]
-    fn addresses_may_have_brackets() {
-        assert_eq!(
-            config("--bind [::1]").ok().and_then(|c| c.bind),
-            "::1".parse().ok()
-        );
-        assert!(config("--bind nowhere").is_err());
+    fn addresses_may_have_brackets_and_interfaces() {
+        let bind = |line| config(line).ok().and_then(|c| c.bind).map(|bind| bind.ip());
+        assert_eq!(bind("--bind [::1]"), "::1".parse().ok());
+        assert_eq!(bind("--bind fe80::1%lo"), "fe80::1".parse().ok());
+        for wrong in ["nowhere", "fe80::1", "fe80::1%nowhere", "127.0.0.1:80"] {
+            assert!(config(&format!("--bind {wrong}")).is_err(), "{wrong}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Made with the calls themselves, because std and mio fix both `SO_REUSEADDR` and the backlog.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -28,12 +28,12 @@ impl Listener {
     /// Opens the socket of `config`. Without `--bind` it is one dual-stack IPv6 socket on the
     /// wildcard address, or an IPv4 one where there is no IPv6.
     pub fn open(config: &Config) -> Result<Self, Failure> {
-        let any = || Self::at(Ipv6Addr::UNSPECIFIED.into(), config);
+        let any = |ip| Self::at(SocketAddr::new(ip, 0), config);
         let listener = match config.bind {
-            Some(ip) => Self::at(ip, config),
-            None => match any() {
+            Some(address) => Self::at(address, config),
+            None => match any(Ipv6Addr::UNSPECIFIED.into()) {
                 Err((_, Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => {
-                    Self::at(Ipv4Addr::UNSPECIFIED.into(), config)
+                    any(Ipv4Addr::UNSPECIFIED.into())
                 }
                 other => other,
             },
@@ -64,8 +64,8 @@ impl Listener {
         let _ = calls::at_once("close", fd, || nix::unistd::close(fd));
     }
 
-    fn at(ip: IpAddr, config: &Config) -> Result<Self, (SocketAddr, Errno)> {
-        let wanted = SocketAddr::new(ip, config.port);
+    fn at(mut wanted: SocketAddr, config: &Config) -> Result<Self, (SocketAddr, Errno)> {
+        wanted.set_port(config.port);
         let opened = Self::try_at(wanted, config);
         opened.map_err(|errno| (wanted, errno))
     }
@@ -142,7 +142,8 @@ fn refused(address: SocketAddr, errno: Errno) -> Failure {
     let port = address.port();
     match errno {
         Errno::EADDRINUSE => failure.hint(format!(
-            "who has it: ss -tanp 'sport = :{port}'; another port: --port N, or 0 for a free one"
+            "who has it: ss -tanp 'sport = :{port}', TIME-WAIT ends after 60 s; another port: \
+             --port N, or 0 for a free one"
         )),
         Errno::EACCES => failure.hint("ports below 1024 need privileges: try --port 9877"),
         Errno::EADDRNOTAVAIL => failure.hint(
