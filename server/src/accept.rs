@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -109,38 +109,55 @@ pub fn pause() {
     );
 }
 
-/// Says that accepting rests: one line per episode, however often it is tried again.
+/// Says that nobody is accepted: one line per episode, however often it is tried again, and one
+/// episode per second, however often a client that leaves makes room for just one more.
 #[derive(Debug, Default)]
 pub struct Exhaustion {
-    told: bool,
+    lasts: bool,
+    told: Option<Instant>,
+    silently: bool,
 }
 
 impl Exhaustion {
     /// Accepting has failed; `open` connections are being served.
     pub fn began(&mut self, errno: Errno, open: usize) {
-        if !std::mem::replace(&mut self.told, true) {
+        if std::mem::replace(&mut self.lasts, true) {
+            return;
+        }
+        self.silently = self
+            .told
+            .is_some_and(|at| at.elapsed() < Self::BETWEEN_LINES);
+        if !self.silently {
+            self.told = Some(Instant::now());
             let hint = match (errno, open) {
                 (Errno::EMFILE, 0) => "; not one descriptor is left for a client: raise ulimit -n",
                 (Errno::EMFILE, _) => "; raise ulimit -n, or set --max-connections below it",
                 _ => "",
             };
             log::warn!(
-                "accepting rests with {open} connections open, new clients wait: {errno}{hint}"
+                "not accepting for now, new clients wait ({open} connections open): {errno}{hint}"
             );
         }
     }
 
     /// Accepting has worked.
     pub fn ended(&mut self) {
-        if std::mem::take(&mut self.told) {
+        if std::mem::take(&mut self.lasts) && !self.silently {
             log::warn!("accepting again");
         }
     }
+
+    const BETWEEN_LINES: Duration = Duration::from_secs(1);
 }
 
 /// The failure that ends the server, for [`Refusal::Fatal`].
 pub fn failure(errno: Errno) -> Failure {
     Failure::new("cannot accept on the listening socket", errno)
+}
+
+/// The failure of a server that takes an interruption for one.
+pub fn fatal_eintr() -> Failure {
+    failure(Errno::EINTR).hint("a signal arrived during accept; --mistake fatal-eintr")
 }
 
 /// Who has connected, in 22 bytes (a `SocketAddr` has 32; the reactor keeps one per connection).

@@ -35,7 +35,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// How long the server's use of the processor is measured while accepting rests.
 const WINDOW: Duration = Duration::from_millis(700);
 
-const RESTS: &str = "accepting rests";
+const RESTS: &str = "not accepting for now";
 const AGAIN: &str = "accepting again";
 
 /// `name = claim(arguments): models;` makes a test `name::model` of each, which calls

@@ -45,7 +45,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
                 desk.talk(stream, peer);
             }
             Err(Refusal::Interrupted) if desk.config.commits(Mistake::FatalEintr) => {
-                return Err(accept::failure(nix::errno::Errno::EINTR));
+                return Err(accept::fatal_eintr());
             }
             Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
             Err(Refusal::Exhausted(errno)) => {
@@ -89,6 +89,7 @@ impl Desk {
             if let Some(listener) = self.listener.take() {
                 self.stop(listener);
             }
+            signals::tell_why_waiting(self.queue.len() + 1, self.config.grace);
         }
     }
 
