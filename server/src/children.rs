@@ -26,6 +26,7 @@ const AFTER_GRACE: Duration = Duration::from_millis(500);
 pub struct Children {
     alive: HashSet<Pid>,
     reaped: u64,
+    killed: u64,
 }
 
 impl Children {
@@ -45,14 +46,15 @@ impl Children {
     }
 
     /// Waits for every child that has ended; signals do not queue, so one SIGCHLD may stand for
-    /// several (UNP 5.10). Returns how many of ours there were.
+    /// several (UNP 5.10). Returns how many of ours had been killed, and so have not counted the
+    /// end of their connection themselves.
     pub fn reap(&mut self, config: &Config) -> u64 {
         if config.commits(Mistake::NoReaper) {
             return 0;
         }
-        let before = self.reaped;
+        let before = self.killed;
         while self.wait(WaitPidFlag::WNOHANG) && !config.commits(Mistake::WaitOnce) {}
-        self.reaped - before
+        self.killed - before
     }
 
     /// Tells all children to stop and waits until they have. At the end of the grace, or at the
@@ -67,6 +69,7 @@ impl Children {
             if signals::pending().now && !now.swap(true, Relaxed) {
                 deadline = Instant::now() + AFTER_GRACE;
             }
+            signals::tell_why_waiting(self.alive.len(), grace);
         }
         let killed = self.alive.len();
         if killed > 0 {
@@ -117,6 +120,7 @@ impl Children {
         self.reaped += 1;
         match status {
             WaitStatus::Signaled(_, signal, _) => {
+                self.killed += 1;
                 log::info!("reaped child {pid}: killed by {signal}");
             }
             WaitStatus::Exited(_, 0) => log::info!("reaped child {pid}"),

@@ -160,7 +160,7 @@ impl Add for Bytes {
 pub struct Live {
     /// Bytes of open connections, where they are counted when one closes.
     pub bytes: Bytes,
-    /// Children alive and reaped, where there are children.
+    /// Children not waited for (alive or zombies) and reaped, where there are children.
     pub children: Option<(usize, u64)>,
     /// Threads serving a connection, where there are threads.
     pub threads: Option<usize>,
@@ -205,7 +205,10 @@ fn table(model: Model, since: Instant, counters: &Counters, live: Live) -> Strin
         ],
     );
     if let Some((alive, reaped)) = live.children {
-        row("children", &[("alive", alive as u64), ("reaped", reaped)]);
+        row(
+            "children",
+            &[("unreaped", alive as u64), ("reaped", reaped)],
+        );
     }
     if let Some(threads) = live.threads {
         row("threads", &[("serving", threads as u64)]);

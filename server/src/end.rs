@@ -40,7 +40,7 @@ impl fmt::Display for End {
             Self::Fin => f.write_str("FIN received"),
             Self::Idle => f.write_str("idle timeout"),
             Self::Stopped => f.write_str("server stops"),
-            Self::Stuck => f.write_str("reset at the end of the grace"),
+            Self::Stuck => f.write_str("reset, it had not taken all it was owed"),
             Self::Failed(errno) => errno.fmt(f),
         }
     }

@@ -48,6 +48,9 @@ const HANDLED: [Signal; 5] = [
     Signal::SIGALRM,
 ];
 
+/// How long a stop may take without a word.
+const SILENT_STOP: Duration = Duration::from_millis(300);
+
 static STOPS: AtomicU32 = AtomicU32::new(0);
 static CHILD: AtomicBool = AtomicBool::new(false);
 static STATUS: AtomicBool = AtomicBool::new(false);
@@ -141,6 +144,26 @@ pub fn deadline(grace: Duration) -> Option<Instant> {
 /// Is there time left: is the server not stopping, or its grace not over?
 pub fn in_time(grace: Duration) -> bool {
     deadline(grace).is_none_or(|deadline| Instant::now() < deadline)
+}
+
+/// Tells, once, why a server that was told to stop is still there. Called at every tick; most
+/// servers have stopped before it is time to say anything.
+pub fn tell_why_waiting(open: usize, grace: Duration) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let waiting = STOPPING_SINCE
+        .get()
+        .map_or(Duration::ZERO, Instant::elapsed);
+    if open > 0 && waiting > SILENT_STOP && !now() && !TOLD.swap(true, Relaxed) {
+        let connections = if open == 1 {
+            "connection"
+        } else {
+            "connections"
+        };
+        log::warn!(
+            "waiting up to {grace:?} for {open} {connections} to take what is owed; \
+             a second signal stops now"
+        );
+    }
 }
 
 /// The pipe a readiness loop waits for; see [`Wake::Pipe`].

@@ -229,7 +229,7 @@ fn sigusr1_logs_the_status_and_nothing_else_happens(contestant: &Contestant) -> 
                 "pending 0 ".to_owned(),
             ];
             if contestant.model == FORK.model {
-                expected.push("alive 1 ".to_owned());
+                expected.push("unreaped 1 ".to_owned());
             }
             // The peer may have its echo before the server has counted it.
             eventually(&format!("a table with {expected:?}"), PATIENCE, || {

@@ -22,7 +22,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::unistd::{ForkResult, Pid, fork};
 use tcpecho_common::{Mistake, calls};
 
@@ -65,7 +64,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
                 start_child(&server, &mut children, stream, peer);
             }
             Err(Refusal::Interrupted) if server.config.commits(Mistake::FatalEintr) => {
-                return Err(accept::failure(Errno::EINTR));
+                return Err(accept::fatal_eintr());
             }
             Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
             Err(Refusal::Exhausted(errno)) => {
@@ -80,8 +79,8 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
 }
 
 fn reap(server: &Server, children: &mut Children) {
-    let reaped = children.reap(&server.config);
-    server.counters.closed.fetch_add(reaped, Relaxed);
+    let killed = children.reap(&server.config);
+    server.counters.closed.fetch_add(killed, Relaxed);
 }
 
 fn start_child(server: &Server, children: &mut Children, stream: OwnedFd, peer: Peer) {
@@ -115,6 +114,7 @@ fn split(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) -> nix::Result
     if child.as_raw() == 0 {
         // A panic must not unwind into the accept loop: this process would become a second server.
         let _ = catch_unwind(AssertUnwindSafe(|| be_child(server, stream, peer, nth)));
+        server.counters.closed.fetch_add(1, Relaxed);
         children::leave();
     }
     Ok(child)
@@ -147,7 +147,7 @@ fn stop(server: Server, mut children: Children) {
     server.listener.close();
     let killed = children.end(server.config.grace, &server.counters.now);
     if killed > 0 {
-        log::warn!("killed {killed} children that had not stopped");
+        log::warn!("had to kill children that had not stopped: {killed}");
     }
     server.counters.stopped();
 }

@@ -17,6 +17,7 @@
 //! Limit: descriptors (`ulimit -n`); then accepting rests and the clients it has are served.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -189,11 +190,11 @@ impl Reactor {
 
     /// A connection's event. It may be late, for a connection that is gone.
     fn ready(&mut self, event: &Event) {
-        log::debug!("ready: {event:?}");
         let token = event.token();
         let Some(connection) = self.find(token) else {
             return;
         };
+        log::debug!("ready {}:{}", connection.peer, Readiness(event));
         if event.is_read_closed()
             || event.is_write_closed()
             || event.is_error()
@@ -402,6 +403,7 @@ impl Reactor {
         if due(self.stop_tick) {
             self.stop_tick = Some(now + signals::TICK);
             let over = !signals::in_time(self.config.grace);
+            signals::tell_why_waiting(self.connections.len(), self.config.grace);
             self.for_each(|reactor, token| {
                 if over {
                     reactor.close(unpack(token).0, End::Stuck);
@@ -434,6 +436,25 @@ impl Reactor {
         for token in tokens {
             body(self, token);
         }
+    }
+}
+
+/// An event in the words of the log.
+struct Readiness<'a>(&'a Event);
+
+impl fmt::Display for Readiness<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(event) = self;
+        let words = [
+            (event.is_readable(), " readable"),
+            (event.is_writable(), " writable"),
+            (event.is_priority(), " priority"),
+            (event.is_read_closed(), " read-closed"),
+            (event.is_write_closed(), " write-closed"),
+            (event.is_error(), " error"),
+        ];
+        let mut words = words.iter().filter(|(is, _)| *is);
+        words.try_for_each(|(_, word)| f.write_str(word))
     }
 }
 

@@ -21,7 +21,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::libc;
 use tcpecho_common::{Mistake, calls};
 
@@ -63,7 +62,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
                 start_thread(&server, &crew, stream, peer);
             }
             Err(Refusal::Interrupted) if server.config.commits(Mistake::FatalEintr) => {
-                return Err(accept::failure(Errno::EINTR));
+                return Err(accept::fatal_eintr());
             }
             Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
             Err(Refusal::Exhausted(errno)) => {
@@ -127,6 +126,7 @@ fn stop(server: Server, crew: &Arc<Crew>) {
     // Threads reset what is stuck by themselves at the end of the grace, or at the second signal:
     // when they are interrupted next.
     while crew.interrupt() > 0 {
+        signals::tell_why_waiting(crew.count(), server.config.grace);
         crew.wait_for_one_to_leave(signals::TICK);
     }
     server.counters.stopped();
