@@ -500,7 +500,7 @@ fn children_that_do_not_stop_are_killed_after_the_grace() -> anyhow::Result<()> 
         Ok(())
     })?;
     ensure!(
-        server.stderr().contains("killed 1 "),
+        server.stderr().contains("that had not stopped: 1"),
         "it does not say so\n{server}"
     );
     Ok(())
