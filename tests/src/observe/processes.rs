@@ -23,6 +23,10 @@ pub struct Process {
     pub ppid: i32,
     /// Its process group.
     pub pgrp: i32,
+    /// Its session.
+    pub session: i32,
+    /// The foreground process group of its terminal; -1 if it has none.
+    pub foreground: i32,
     /// `R`unning, `S`leeping, uninterruptible `D`, s`T`opped, `Z`ombie ...
     pub state: char,
     /// The name of the executable, cut off after 15 bytes.
@@ -90,6 +94,16 @@ pub fn descriptors(pid: i32) -> io::Result<Vec<(i32, String)>> {
     Ok(descriptors)
 }
 
+/// How often it has been taken off its processor. If it was asleep twice with the same number, it
+/// has not run in between.
+pub fn switches(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let counts = text.lines().filter(|line| line.contains("ctxt_switches"));
+    counts
+        .map(|line| line.split_whitespace().next_back()?.parse::<u64>().ok())
+        .sum()
+}
+
 /// The processor time that it and its threads have used, in user and system mode, without its
 /// children. The kernel counts in ticks of 10 ms.
 pub fn cpu_time(pid: i32) -> Option<Duration> {
@@ -137,8 +151,7 @@ pub fn ps_view(processes: &[Process]) -> String {
         "PID", "PPID", "STAT", "WCHAN"
     );
     for p in processes {
-        let threads = if p.threads > 1 { "l" } else { "" };
-        let stat = format!("{}{threads}", p.state);
+        let stat = stat_column(p);
         // Writing to a String cannot fail.
         let _ = writeln!(
             view,
@@ -149,6 +162,17 @@ pub fn ps_view(processes: &[Process]) -> String {
     view
 }
 
+/// As ps has it: `s` leads its session, `l` has threads, `+` is in its terminal's foreground.
+fn stat_column(p: &Process) -> String {
+    let marks = [
+        (p.session == p.pid, 's'),
+        (p.threads > 1, 'l'),
+        (p.foreground == p.pgrp, '+'),
+    ];
+    let marks = marks.iter().filter_map(|(set, mark)| set.then_some(mark));
+    std::iter::once(&p.state).chain(marks).collect()
+}
+
 /// What /proc/PID/stat says.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
@@ -157,7 +181,9 @@ struct Stat {
     state: char,
     ppid: i32,
     pgrp: i32,
+    session: i32,
     tty: u32,
+    foreground: i32,
     ticks: u64,
     threads: u64,
     resident_pages: u64,
@@ -192,7 +218,9 @@ fn parse(line: &str) -> Option<Stat> {
         state: field(3)?.chars().next()?,
         ppid: field(4)?.parse().ok()?,
         pgrp: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
         tty: field(7)?.parse::<i32>().ok()? as u32,
+        foreground: field(8)?.parse().ok()?,
         ticks: field(14)?.parse::<u64>().ok()? + field(15)?.parse::<u64>().ok()?,
         threads: field(20)?.parse().ok()?,
         resident_pages: field(24)?.parse().ok()?,
@@ -208,6 +236,8 @@ fn details(stat: Stat) -> Process {
         pid: stat.pid,
         ppid: stat.ppid,
         pgrp: stat.pgrp,
+        session: stat.session,
+        foreground: stat.foreground,
         state: stat.state,
         comm: stat.comm,
         threads: stat.threads,
@@ -343,6 +373,8 @@ mod tests {
             pid: 19130,
             ppid: 19129,
             pgrp: 19129,
+            session: 19129,
+            foreground: -1,
             state: 'Z',
             comm: "tcpechod".into(),
             args: "[tcpechod] <defunct>".into(),
@@ -355,5 +387,43 @@ mod tests {
             view,
             "    PID    PPID STAT WCHAN            COMMAND\n  19130   19129 Z    -                [tcpechod] <defunct>\n"
         );
+    }
+
+    #[test]
+    fn the_state_is_marked_as_ps_marks_it() {
+        let marked = |pid, session, pgrp, foreground, threads| {
+            stat_column(&Process {
+                pid,
+                ppid: 1,
+                pgrp,
+                session,
+                foreground,
+                state: 'S',
+                comm: String::new(),
+                args: String::new(),
+                wchan: String::new(),
+                tty: None,
+                threads,
+            })
+        };
+        assert_eq!(marked(7, 7, 7, 7, 1), "Ss+");
+        assert_eq!(marked(7, 3, 7, -1, 1), "S");
+        assert_eq!(marked(7, 3, 7, 7, 2), "Sl+");
+    }
+
+    #[test]
+    fn who_sleeps_is_not_switched() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let pid = child.id() as i32;
+        eventually("sleep to sleep", SOON, || {
+            look(pid).filter(|p| p.state == 'S' && p.wchan.contains("nanosleep"))
+        })
+        .expect("it sleeps");
+        let before = switches(pid);
+        assert!(before.is_some_and(|n| n > 0));
+        assert_eq!(switches(pid), before);
+        child.kill().expect("it is ours");
+        child.wait().expect("its status");
+        assert_eq!(switches(pid), None);
     }
 }
