@@ -24,7 +24,7 @@ use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::{Capture, Packet};
 use crate::observe::processes::{self, Process};
 use crate::observe::sock_diag::SockDiag;
-use crate::observe::sockets::{self, Socket};
+use crate::observe::sockets::{self, Socket, State};
 use crate::server::{Server, ServerProcess};
 use crate::wait::eventually;
 
@@ -282,6 +282,48 @@ impl Pair {
         Ok(View::Printed(self.client()?.stderr()))
     }
 
+    /// Who sleeps in which call: `server accept, child read(connection), client read(keyboard)`.
+    /// An error as long as one of them is awake.
+    pub fn who_sleeps_where(&self) -> Result<String> {
+        let calls = [self.server()?.calls(), self.client()?.calls()].concat();
+        let names = ["server", "child", "client"];
+        let mut all = Vec::new();
+        for (name, pid) in names.into_iter().zip(self.pids()?) {
+            let Some(process) = processes::look(pid) else {
+                continue;
+            };
+            // A call that is under way and a process that sleeps: it sleeps in this call.
+            let last = calls.iter().rev().find(|call| call.pid == pid);
+            match last.filter(|call| call.phase == Phase::Enter) {
+                Some(call) if process.state == 'S' => {
+                    all.push(format!("{name} {}", self.in_call(call)?));
+                }
+                _ => bail!("the {name} is awake (state {})", process.state),
+            }
+        }
+        Ok(all.join(", "))
+    }
+
+    /// The call, and what its descriptor is.
+    fn in_call(&self, call: &CallRecord) -> Result<String> {
+        let Connection { client, server } = self.connection()?;
+        let what = match (call.pid == client.pid, call.fd) {
+            (true, 0) => "(keyboard)",
+            (true, fd) if fd == client.fd => "(connection)",
+            (false, fd) if fd == server.fd && call.pid == server.pid => "(connection)",
+            _ => "",
+        };
+        Ok(format!("{}{what}", call.call))
+    }
+
+    /// All are asleep, in these calls, and have run this often: if it is the same later, nobody
+    /// has moved in between.
+    pub fn moment(&self) -> Result<String> {
+        let asleep = self.who_sleeps_where()?;
+        let switches: Vec<_> = self.pids()?.into_iter().map(processes::switches).collect();
+        Ok(format!("{asleep} {switches:?}"))
+    }
+
     /// What ps shows of the server, its child and the client.
     pub fn ps(&self) -> Result<String> {
         let bare = |pid| {
@@ -297,6 +339,13 @@ impl Pair {
     /// What ss shows of the server's port.
     pub fn ss(&self) -> Result<String> {
         let sockets = sockets::with_port(&sockets::tcp()?, self.port);
+        let diag = SockDiag::open()?;
+        let mut sockets = sockets;
+        for socket in sockets.iter_mut().filter(|s| s.state == State::Listen) {
+            // The table of /proc does not say how long the queue may become, ss does.
+            let backlog = diag.backlog(socket.local)?;
+            socket.send_q = backlog.map_or(socket.send_q, u64::from);
+        }
         Ok(sockets::ss_view(&sockets))
     }
 

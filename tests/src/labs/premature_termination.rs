@@ -41,7 +41,17 @@ const A_WHILE: Duration = Duration::from_secs(1);
 
 fn deaf() -> Act<Pair> {
     opening("the client that waits for the keyboard", "blocking")
-        .observe("Three processes. Who waits where?", PS, Pair::ps)
+        .observe_still(
+            "Three processes. Who waits where?",
+            PS,
+            Pair::ps,
+            Pair::moment,
+        )
+        .expect(
+            "who sleeps where",
+            "server accept, child read(connection), client read(keyboard)",
+            Pair::who_sleeps_where,
+        )
         .explain(
             "All are asleep: the server in accept, its child in a read from the connection, the \
              client in a read from the terminal. WCHAN is the kernel function each one sleeps in.",
@@ -71,7 +81,17 @@ fn deaf() -> Act<Pair> {
             Pair::wait_idly(A_WHILE)
         })
         .answer("the client", "asleep", Pair::fate)
-        .observe("The client sleeps where it slept before.", PS, Pair::ps)
+        .observe_still(
+            "The client sleeps where it slept before.",
+            PS,
+            Pair::ps,
+            Pair::moment,
+        )
+        .expect(
+            "who sleeps where",
+            "server accept, client read(keyboard)",
+            Pair::who_sleeps_where,
+        )
         .predict(
             "Now the user types a line. Which call tells the client that the server is gone?",
             &[
@@ -125,7 +145,17 @@ fn deaf() -> Act<Pair> {
 
 fn attentive() -> Act<Pair> {
     opening("the client that waits for both", "multiplexed")
-        .observe("Three processes again. Where is the client?", PS, Pair::ps)
+        .observe_still(
+            "Three processes again. Where is the client?",
+            PS,
+            Pair::ps,
+            Pair::moment,
+        )
+        .expect(
+            "who sleeps where",
+            "server accept, child read(connection), client epoll_wait",
+            Pair::who_sleeps_where,
+        )
         .explain(
             "The server's side is as before. The client now sleeps in epoll: it waits for the \
              keyboard and for the connection at the same time (UNP 6.4 uses select).",

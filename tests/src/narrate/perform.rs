@@ -212,6 +212,14 @@ impl<'a> Performance<'a> {
                     self.present(&what, Typed::Shell(command), &input, &view)?;
                 }
             }
+            Kind::ObserveStill(command, facts, moment) => {
+                let input = self.filled(command, stage)?;
+                let look = || Ok(View::by(&input, facts(stage)?));
+                let seen = while_still(&what, self.patience, || moment(stage), look);
+                if let Some(view) = self.attempt(&what, seen)? {
+                    self.present(&what, Typed::Shell(command), &input, &view)?;
+                }
+            }
             Kind::Show(look) => {
                 if let Some(view) = self.attempt(&what, look(stage))? {
                     self.present(&what, Typed::Nothing, "", &view)?;
@@ -320,6 +328,29 @@ impl<'a> Performance<'a> {
     }
 }
 
+/// Looks until nothing has moved during the look.
+fn while_still<M: PartialEq, T>(
+    what: &str,
+    patience: Duration,
+    moment: impl Fn() -> Result<M>,
+    look: impl Fn() -> Result<T>,
+) -> Result<T> {
+    let mut why = None;
+    let attempt = || -> Result<Option<T>> {
+        let before = moment()?;
+        let seen = look()?;
+        Ok((moment()? == before).then_some(seen))
+    };
+    let seen = wait::eventually(what, patience, || {
+        attempt().unwrap_or_else(|error| {
+            why = Some(error);
+            None
+        })
+    });
+    // The last reason says more than that time is up.
+    seen.map_err(|error| why.map_or(error, |why| why.context("it never comes to rest")))
+}
+
 /// Observes until the fact is as expected, or cannot be seen here, or patience ends.
 fn settle<S>(
     what: &str,
@@ -403,6 +434,7 @@ mod tests {
     use crate::narrate::quiet::Quiet;
     use crate::narrate::{keys, shell};
     use anyhow::{anyhow, bail};
+    use std::cell::Cell;
 
     struct Counter(usize);
 
@@ -463,6 +495,28 @@ mod tests {
         let places: Vec<_> = told.iter().map(|t| transcript.find(t)).collect();
         assert!(places.iter().all(Option::is_some), "{transcript}");
         assert!(places.is_sorted(), "{transcript}");
+    }
+
+    #[test]
+    fn a_look_counts_only_if_nothing_moved_meanwhile() {
+        let (moments, looks) = (Cell::new(0), Cell::new(0));
+        // It moves for the first five times it is asked: restless, or different every time.
+        let moment = || {
+            moments.set(moments.get() + 1);
+            match moments.get() {
+                1 | 2 => bail!("restless"),
+                early => Ok(early.min(6)),
+            }
+        };
+        let look = || {
+            looks.set(looks.get() + 1);
+            Ok(looks.get())
+        };
+        let seen = while_still("rest", Duration::from_secs(10), moment, look);
+        assert_eq!(seen.expect("it comes to rest"), 3);
+        let never = || bail!("restless");
+        let seen = while_still::<(), _>("rest", Duration::ZERO, never, || Ok(()));
+        assert!(format!("{:#}", seen.expect_err("never")).contains("restless"));
     }
 
     #[test]

@@ -81,6 +81,9 @@ type Look<S, T> = Box<dyn Fn(&S) -> Result<T>>;
 /// Makes a stage.
 type Open<S> = Box<dyn Fn(&Isolation) -> Result<S>>;
 
+/// A description of everything that could move: two that are alike say that nothing has.
+pub type Moment = String;
+
 /// One step; see [`Act`] for how to write one.
 pub struct Step<S> {
     /// What it is, in words; `{name}`s are filled in when it is performed.
@@ -99,6 +102,8 @@ pub enum Kind<S> {
     Act(Typed, Deed<S>),
     /// Runs a command that looks; the facts stand in where it is not installed.
     Observe(&'static str, Look<S, String>),
+    /// The same, while nothing moves: the last is the moment that must not pass meanwhile.
+    ObserveStill(&'static str, Look<S, String>, Look<S, Moment>),
     /// Shows what no command would.
     Show(Look<S, View>),
     /// Asserts a fact.
@@ -175,6 +180,20 @@ impl<S: Stage> Act<S> {
         self.then(what, Kind::Observe(command, Box::new(facts)))
     }
 
+    /// As [`Act::observe`], but looks when nothing moves. `moment` is an error as long as something
+    /// does; it is asked before and after the look, and only two answers alike make the look count.
+    #[must_use]
+    pub fn observe_still(
+        self,
+        what: &'static str,
+        command: &'static str,
+        facts: impl Fn(&S) -> Result<String> + 'static,
+        moment: impl Fn(&S) -> Result<Moment> + 'static,
+    ) -> Self {
+        let kind = Kind::ObserveStill(command, Box::new(facts), Box::new(moment));
+        self.then(what, kind)
+    }
+
     /// Shows what no command would.
     #[must_use]
     pub fn show(self, what: &'static str, body: impl Fn(&S) -> Result<View> + 'static) -> Self {
@@ -248,7 +267,7 @@ impl<S> fmt::Display for Step<S> {
             Kind::Explain => write!(f, "explain  {}", self.what),
             Kind::Predict(_) => write!(f, "predict  {}", self.what),
             Kind::Act(typed, _) => write!(f, "act      {}{typed}", self.what),
-            Kind::Observe(command, _) => {
+            Kind::Observe(command, _) | Kind::ObserveStill(command, ..) => {
                 write!(f, "observe  {}{}", self.what, Typed::Shell(command))
             }
             Kind::Show(_) => write!(f, "show     {}", self.what),
