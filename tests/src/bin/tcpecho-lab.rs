@@ -66,6 +66,10 @@ struct Run {
     #[command(flatten)]
     pace: Pace,
 
+    /// Show time lines from the first packet on, not only from the event they are about
+    #[arg(long)]
+    full: bool,
+
     /// Fail if anything cannot be seen here
     #[arg(long)]
     strict: bool,
@@ -169,11 +173,12 @@ impl Run {
         let watched = stdin.is_terminal() && stdout.is_terminal();
         let width = columns(&stdout);
         let out = anstream::AutoStream::auto(stdout);
-        if self.pace.step || (watched && !self.pace.auto) {
+        let page = if self.pace.step || (watched && !self.pace.auto) {
             Terminal::stepwise(out, width, stdin.lock())
         } else {
             Terminal::automatic(out, width)
-        }
+        };
+        page.full(self.full)
     }
 }
 

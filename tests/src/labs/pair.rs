@@ -18,7 +18,7 @@ use tcpecho_common::{Model, defaults};
 use crate::client::{Client, ClientProcess};
 use crate::labs::states::{StateLog, now};
 use crate::narrate::ladder::{self, Ladder, Side};
-use crate::narrate::{Names, Stage, Unseen, View};
+use crate::narrate::{Fact, Names, Stage, Unseen, View};
 use crate::netns::Isolation;
 use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::{Capture, Packet};
@@ -30,6 +30,9 @@ use crate::wait::eventually;
 
 /// How long a program may take to do what it does at once.
 const PROMPTLY: Duration = Duration::from_secs(10);
+
+/// An acknowledgement that took this long was held back by the kernel on purpose.
+const DELAYED: Duration = Duration::from_millis(20);
 
 /// A server, its child, a client; see the module's head.
 pub struct Pair {
@@ -352,15 +355,32 @@ impl Pair {
     /// The whole conversation so far as one drawing.
     pub fn ladder(&self) -> Result<View> {
         let Connection { client, server } = self.connection()?;
-        let legend = format!(
-            "At the client, descriptor 0 is the keyboard and {} the connection; at the server's \
-             child, {} is the connection. accept is a call of its parent.",
-            client.fd, server.fd
-        );
-        let mut ladder = Ladder::new(self.began, legend)
-            .packets(client.address, &self.packets_since(0).unwrap_or_default())
-            .calls(Side::Client, &self.client_calls()?)
-            .calls(Side::Server, &self.server_calls()?);
+        let packets = self.packets_since(0).unwrap_or_default();
+        let (of_client, of_server) = (self.client_calls()?, self.server_calls()?);
+        let mut ladder = Ladder::new(self.killed_at().unwrap_or(self.began))
+            .prologue("connection and first echo")
+            .packets(client.address, &packets)
+            .calls(Side::Client, &of_client)
+            .calls(Side::Server, &of_server)
+            .descriptor(Side::Client, 0, "the keyboard")
+            .descriptor(Side::Client, client.fd, "the connection")
+            .descriptor(Side::Server, server.fd, "the connection");
+        if let Some(call) = of_client.iter().find(|c| c.call == "epoll_wait") {
+            ladder = ladder.descriptor(Side::Client, call.fd, "the epoll that watches both");
+        }
+        if let Some(call) = of_server.iter().find(|c| c.call == "accept") {
+            ladder = ladder.descriptor(Side::Server, call.fd, "the listening socket of the parent");
+        }
+        if self.killed_at().is_ok() {
+            ladder = ladder.remark("Time 0 is the kill.");
+        }
+        if let Some(delay) = self.fin_acknowledged_after().filter(|d| *d >= DELAYED) {
+            ladder = ladder.remark(format!(
+                "The FIN was acknowledged {} after it came: a delayed ACK. The kernel waits up to \
+                 40 ms for data that could carry it along.",
+                Fact::Time(delay)
+            ));
+        }
         for mark in &self.marks {
             ladder = ladder.note(mark.at, mark.side, &*mark.what);
         }
@@ -369,9 +389,22 @@ impl Pair {
         }
         for change in self.states.iter().flat_map(StateLog::changes) {
             let state = change.state.map_or("gone".into(), |s| s.to_string());
-            ladder = ladder.state(change.at, change.side, state);
+            ladder = ladder.state(change.at(client.address, &packets), change.side, state);
         }
         Ok(View::Ladder(ladder))
+    }
+
+    /// How long the client's kernel took to acknowledge the server's FIN, if it did so before it
+    /// sent anything else.
+    fn fin_acknowledged_after(&self) -> Option<Duration> {
+        let server = self.connection().ok()?.server.address;
+        let packets = self.packets_since(self.killed_at().ok()?).ok()?;
+        let fin = packets
+            .iter()
+            .position(|p| p.from == server && p.flags.fin())?;
+        let (fin, answer) = (packets.get(fin)?, packets.get(fin + 1)?);
+        let plain = answer.from != server && answer.len == 0 && !answer.flags.fin();
+        plain.then(|| Duration::from_nanos(answer.at - fin.at))
     }
 
     /// What the client does with the keyboard and the connection, and where it waits for both.
@@ -379,7 +412,7 @@ impl Pair {
         let fd = self.connection()?.client.fd;
         let mut calls = self.client()?.calls();
         calls.retain(|c| c.call == "epoll_wait" || moves_data(c) && (c.fd == 0 || c.fd == fd));
-        Ok(without_glances(calls))
+        Ok(without_vain_returns(without_glances(calls)))
     }
 
     /// What the child does with the connection, and what the parent's accept returns.
@@ -459,6 +492,21 @@ fn without_glances(calls: Vec<CallRecord>) -> Vec<CallRecord> {
         .collect()
 }
 
+/// Leaves out where epoll woke the program and nothing came of it: it goes on waiting.
+fn without_vain_returns(calls: Vec<CallRecord>) -> Vec<CallRecord> {
+    let mut kept: Vec<CallRecord> = Vec::new();
+    for call in calls {
+        let waits = call.call == "epoll_wait" && call.phase == Phase::Enter;
+        let vain = |last: &CallRecord| last.call == "epoll_wait" && last.phase == Phase::Return;
+        if waits && kept.len() > 1 && kept.last().is_some_and(vain) {
+            kept.pop();
+        } else {
+            kept.push(call);
+        }
+    }
+    kept
+}
+
 /// The end that `pid` has of the connection whose socket `is_it`.
 fn end_of(pid: i32, is_it: impl Fn(&Socket) -> bool) -> Option<End> {
     let sockets = sockets::tcp().ok()?;
@@ -486,5 +534,38 @@ impl Stage for Pair {
             names.push(("pids", all.join(",")));
         }
         names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waking_up_in_vain_is_not_told() {
+        let call = |phase, call: &str| CallRecord {
+            at: 0,
+            pid: 1,
+            tid: 1,
+            phase,
+            call: call.into(),
+            fd: 3,
+            result: 1,
+            errno: None,
+        };
+        let (enter, back) = (Phase::Enter, Phase::Return);
+        let calls = vec![
+            call(enter, "epoll_wait"),
+            call(back, "epoll_wait"),
+            call(enter, "epoll_wait"),
+            call(back, "epoll_wait"),
+            call(back, "read"),
+            call(back, "epoll_wait"),
+            call(enter, "epoll_wait"),
+        ];
+        let told = without_vain_returns(without_glances(calls));
+        let told: Vec<_> = told.iter().map(ToString::to_string).collect();
+        let waits = "epoll_wait(3) ...";
+        assert_eq!(told, [waits, "epoll_wait(3) = 1", "read(3) = 1", waits]);
     }
 }

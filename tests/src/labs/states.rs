@@ -2,7 +2,9 @@
 //! first seen.
 //!
 //! An ordinary user cannot be told of a change of state, he has to look: a thread looks every
-//! half millisecond, so a state is seen that much late, and one that is shorter may be missed.
+//! half millisecond, so a state is seen that much late (more on a busy machine), and one that is
+//! shorter may be missed. Where the packets are known, a state that was seen is put where it
+//! belongs: at the packet that caused it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use crate::narrate::ladder::Side;
+use crate::observe::packets::Packet;
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets::State;
 
@@ -21,8 +24,11 @@ const INTERVAL: Duration = Duration::from_micros(500);
 /// A socket was first seen in this state, or (None) was first seen to be gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When, in nanoseconds of `CLOCK_REALTIME`.
-    pub at: u64,
+    /// When the kernel was asked, in nanoseconds of `CLOCK_REALTIME`; it cannot have been later
+    /// that the state before was seen.
+    pub asked: u64,
+    /// When the answer was there: the change has been before that.
+    pub answered: u64,
     /// Whose socket.
     pub side: Side,
     /// The state.
@@ -32,6 +38,7 @@ pub struct Change {
 /// Changes in the making.
 #[derive(Debug)]
 pub struct StateLog {
+    sides: [(Side, SocketAddr, SocketAddr); 2],
     changes: Arc<Mutex<Vec<Change>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -48,31 +55,28 @@ impl StateLog {
             (Side::Client, client, server),
             (Side::Server, server, client),
         ];
-        let look = move |diag: &SockDiag, log: &Mutex<Vec<Change>>| {
-            for (side, local, remote) in sides {
-                let state = diag.state(local, remote).unwrap_or(None);
-                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-                note(&mut log, now(), side, state);
-            }
-        };
-        look(&diag, &log);
+        look(&diag, sides, &log);
         let thread = thread::Builder::new()
             .name("states".into())
             .spawn(move || {
                 while !ended.load(Ordering::Relaxed) {
-                    look(&diag, &log);
+                    look(&diag, sides, &log);
                     thread::sleep(INTERVAL);
                 }
             })?;
         Ok(Self {
+            sides,
             changes,
             stop,
             thread: Some(thread),
         })
     }
 
-    /// The changes so far.
+    /// The changes so far, up to this moment.
     pub fn changes(&self) -> Vec<Change> {
+        if let Ok(diag) = SockDiag::open() {
+            look(&diag, self.sides, &self.changes);
+        }
         let changes = self.changes.lock();
         changes.unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -94,11 +98,67 @@ pub fn now() -> u64 {
     since.map_or(0, |since| since.as_nanos() as u64)
 }
 
+/// Looks at both sockets. Who looks holds the log, so that looks are in order.
+fn look(diag: &SockDiag, sides: [(Side, SocketAddr, SocketAddr); 2], log: &Mutex<Vec<Change>>) {
+    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+    for (side, local, remote) in sides {
+        let asked = now();
+        let state = diag.state(local, remote).unwrap_or(None);
+        note(&mut log, [asked, now()], side, state);
+    }
+}
+
 /// Adds what was seen if it is news.
-fn note(changes: &mut Vec<Change>, at: u64, side: Side, state: Option<State>) {
+fn note(changes: &mut Vec<Change>, [asked, answered]: [u64; 2], side: Side, state: Option<State>) {
     let before = changes.iter().rev().find(|change| change.side == side);
     if before.is_none_or(|before| before.state != state) {
-        changes.push(Change { at, side, state });
+        changes.push(Change {
+            asked,
+            answered,
+            side,
+            state,
+        });
+    }
+}
+
+impl Change {
+    /// When it happened: at the packet of its connection that must have caused it, if that one had
+    /// passed when it was seen; else when it was looked for.
+    pub fn at(&self, client: SocketAddr, packets: &[Packet]) -> u64 {
+        cause(self.side, self.state, client, packets)
+            .filter(|cause| *cause <= self.answered)
+            .unwrap_or(self.asked)
+    }
+}
+
+/// The time of the packet that brings the socket of `side` into this state; RFC 9293, 3.3.2.
+fn cause(side: Side, state: Option<State>, client: SocketAddr, packets: &[Packet]) -> Option<u64> {
+    let own = |p: &&Packet| (p.from == client) == (side == Side::Client);
+    let first = |is_it: &dyn Fn(&&Packet) -> bool| packets.iter().find(is_it);
+    let own_fin = first(&|p| own(p) && p.flags.fin());
+    let peers_fin = first(&|p| !own(p) && p.flags.fin()).map(|p| p.at);
+    let acknowledged = || {
+        let fin = own_fin?;
+        let next = fin.seq.wrapping_add(fin.len as u32).wrapping_add(1);
+        let ack = first(&|p| !own(p) && p.at > fin.at && p.flags.ack() && p.ack == next);
+        ack.map(|p| p.at)
+    };
+    match state {
+        Some(State::Established) if side == Side::Client => {
+            first(&|p| !own(p) && p.flags.syn()).map(|p| p.at)
+        }
+        Some(State::Established) => first(&|p| !own(p) && !p.flags.syn()).map(|p| p.at),
+        Some(State::FinWait1 | State::LastAck) => own_fin.map(|p| p.at),
+        Some(State::FinWait2) => acknowledged(),
+        Some(State::CloseWait | State::Closing) => peers_fin,
+        Some(State::TimeWait) => Some(peers_fin?.max(acknowledged()?)),
+        None => {
+            let reset = first(&|p| p.flags.rst()).map(|p| p.at);
+            // Only who was the second to send a FIN is gone with its acknowledgement.
+            let second = own_fin.filter(|fin| peers_fin.is_some_and(|peers| peers < fin.at));
+            reset.or_else(|| second.and_then(|_| acknowledged()))
+        }
+        Some(_) => None,
     }
 }
 
@@ -110,13 +170,13 @@ mod tests {
     fn only_changes_are_news() {
         let mut changes = Vec::new();
         let (established, waiting) = (Some(State::Established), Some(State::CloseWait));
-        note(&mut changes, 1, Side::Client, established);
-        note(&mut changes, 2, Side::Server, established);
-        note(&mut changes, 3, Side::Client, established);
-        note(&mut changes, 4, Side::Client, waiting);
-        note(&mut changes, 5, Side::Client, None);
-        note(&mut changes, 6, Side::Client, None);
-        let times: Vec<_> = changes.iter().map(|change| change.at).collect();
+        note(&mut changes, [1, 1], Side::Client, established);
+        note(&mut changes, [2, 2], Side::Server, established);
+        note(&mut changes, [3, 3], Side::Client, established);
+        note(&mut changes, [4, 4], Side::Client, waiting);
+        note(&mut changes, [5, 5], Side::Client, None);
+        note(&mut changes, [6, 6], Side::Client, None);
+        let times: Vec<_> = changes.iter().map(|change| change.asked).collect();
         assert_eq!(times, [1, 2, 4, 5]);
     }
 }

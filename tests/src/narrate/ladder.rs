@@ -4,6 +4,9 @@
 //! All times are nanoseconds of `CLOCK_REALTIME`, the clock of captures and call records alike.
 //! A call that waits stands there twice: `read(3) ...` where it began, with its result where it
 //! returned. Drawing is a pure function of the entries.
+//!
+//! A class needs the climax on one screen: what came before a moment that the lab names is summed
+//! up in a line, but for the calls that were waiting at that moment.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -52,18 +55,44 @@ enum What {
 #[derive(Clone, Debug)]
 pub struct Ladder {
     origin: u64,
-    legend: String,
+    /// What the time before the origin brought, in words, if it may be summed up.
+    prologue: Option<String>,
+    descriptors: Vec<(Side, i32, String)>,
+    remarks: Vec<String>,
     entries: Vec<Entry>,
 }
 
 impl Ladder {
-    /// An empty ladder whose time begins at `origin`, with a line to explain its numbers.
-    pub fn new(origin: u64, legend: impl Into<String>) -> Self {
+    /// An empty ladder whose time is counted from `origin`.
+    pub fn new(origin: u64) -> Self {
         Self {
             origin,
-            legend: legend.into(),
+            prologue: None,
+            descriptors: Vec::new(),
+            remarks: Vec::new(),
             entries: Vec::new(),
         }
+    }
+
+    /// Everything before the origin may be summed up by these words.
+    #[must_use]
+    pub fn prologue(mut self, words: impl Into<String>) -> Self {
+        self.prologue = Some(words.into());
+        self
+    }
+
+    /// Explains a descriptor of one side; it is said only if the drawing shows it.
+    #[must_use]
+    pub fn descriptor(mut self, side: Side, fd: i32, what: impl Into<String>) -> Self {
+        self.descriptors.push((side, fd, what.into()));
+        self
+    }
+
+    /// Adds a sentence to the legend.
+    #[must_use]
+    pub fn remark(mut self, sentence: impl Into<String>) -> Self {
+        self.remarks.push(sentence.into());
+        self
     }
 
     /// Adds the packets of one connection. Sequence numbers are counted from the first packet of
@@ -109,7 +138,7 @@ impl Ladder {
         self
     }
 
-    /// Adds the state that the socket of `side` was first seen in at this time.
+    /// Adds the state that the socket of `side` took at this time.
     #[must_use]
     pub fn state(mut self, at: u64, side: Side, state: impl Into<String>) -> Self {
         self.push(at, side, What::State(state.into()));
@@ -134,27 +163,161 @@ impl Ladder {
         self.entries.push(Entry { at, side, what });
     }
 
-    /// Draws it, at most `width` columns wide.
-    pub fn draw(&self, width: usize) -> String {
+    /// Draws it, at most `width` columns wide; `all` of it, or with the prologue summed up.
+    pub fn draw(&self, width: usize, all: bool) -> String {
+        let (rows, hidden) = self.rows(all);
+        if width < Columns::MINIMUM {
+            return self.packets_only(&rows, width);
+        }
+        let columns = Columns::within(width);
+        let mut page = columns.legend(&self.legend(&rows));
+        page += &columns.row("ms", "client", &" ".repeat(columns.rung + 2), "server");
+        if let (Some(words), 1..) = (&self.prologue, hidden) {
+            let lines = if hidden == 1 { "line" } else { "lines" };
+            let _ = writeln!(
+                page,
+                "{:>TIME$}  {words}: {hidden} {lines}, run with --full to see them",
+                "..."
+            );
+        }
+        let times = self.times(&rows);
+        let mut before = None;
+        for (row, time) in rows.iter().zip(times) {
+            let at = row[0].at;
+            let silence = before.map_or(0, |before| at.saturating_sub(before));
+            if silence >= GAP {
+                page += &columns.gap(silence);
+            }
+            page += &columns.entries(row, &time);
+            before = Some(at);
+        }
+        page
+    }
+
+    /// What is shown, row by row, and how many rows are not.
+    fn rows(&self, all: bool) -> (Vec<Vec<Entry>>, usize) {
         let mut entries = self.entries.clone();
         entries.sort_by_key(|entry| entry.at);
-        let columns = Columns::within(width);
-        let mut page = columns.legend(&self.legend);
-        page += &columns.row("ms", "client", &" ".repeat(columns.rung + 2), "server");
-        let mut before = None;
+        let mut rows: Vec<Vec<Entry>> = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
             if matches!(entry.what, What::Began(_, Some(end)) if at_once(&entries[i..], end)) {
                 continue;
             }
-            let silence = before.map_or(0, |before| entry.at.saturating_sub(before));
-            if silence >= GAP {
-                page += &columns.gap(silence);
+            match rows.last_mut() {
+                Some(row) if beside(row, entry) => row.push(entry.clone()),
+                _ => rows.push(vec![entry.clone()]),
             }
-            page += &columns.entry(entry, self.origin);
-            before = Some(entry.at);
+        }
+        if all || self.prologue.is_none() {
+            return (rows, 0);
+        }
+        let shown = |row: &Vec<Entry>| match &row[0].what {
+            // Nothing that the story needs.
+            What::Did(text) if text.contains("EINTR") => false,
+            What::Began(_, end) => end.is_none_or(|end| end >= self.origin),
+            _ => row[0].at >= self.origin,
+        };
+        let early = |row: &&Vec<Entry>| row[0].at < self.origin && !shown(row);
+        let hidden = rows.iter().filter(early).count();
+        rows.retain(shown);
+        (rows, hidden)
+    }
+
+    /// The times of the rows in ms: to a tenth where that keeps them apart, else to a thousandth.
+    fn times(&self, rows: &[Vec<Entry>]) -> Vec<String> {
+        let ms = |row: &Vec<Entry>| (row[0].at as f64 - self.origin as f64) / 1e6;
+        let tenths: Vec<_> = rows
+            .iter()
+            .map(|row| (ms(row) * 10.0).round() as i64)
+            .collect();
+        let apart = |i: usize| {
+            let before = i.checked_sub(1).is_none_or(|j| tenths[j] != tenths[i]);
+            before && tenths.get(i + 1).is_none_or(|next| *next != tenths[i])
+        };
+        let time = |(i, row)| {
+            if apart(i) {
+                format!("{:.1}  ", tenths[i] as f64 / 10.0)
+            } else {
+                format!("{:.3}", ms(row))
+            }
+        };
+        rows.iter().enumerate().map(time).collect()
+    }
+
+    fn legend(&self, rows: &[Vec<Entry>]) -> String {
+        let shown = |is_it: &dyn Fn(&Entry) -> bool| rows.iter().flatten().any(is_it);
+        let mut legend = Vec::new();
+        let of = |side| {
+            let known = self.descriptors.iter().filter(|(of, ..)| *of == side);
+            let used = known.filter(|(side, fd, _)| {
+                shown(&|e| e.side == *side && e.text().contains(&format!("({fd})")))
+            });
+            let said: Vec<_> = used.map(|(_, fd, what)| format!("{fd} {what}")).collect();
+            said.join(", ")
+        };
+        match (of(Side::Client), of(Side::Server)) {
+            (client, server) if client.is_empty() && server.is_empty() => {}
+            (client, server) if server.is_empty() => {
+                legend.push(format!("Descriptors at the client: {client}."));
+            }
+            (client, server) => legend.push(format!(
+                "Descriptors at the client: {client}; at the server: {server}."
+            )),
+        }
+        if shown(&|e| matches!(e.what, What::Began(..))) {
+            legend.push("A call with ... begins to wait; it stands again when it returns.".into());
+        }
+        if shown(&|e| matches!(e.what, What::State(_))) {
+            legend.push(
+                "In brackets: the new state of a socket, sampled every half millisecond and shown \
+                 at the packet that caused it."
+                    .into(),
+            );
+        }
+        legend.extend(self.remarks.iter().cloned());
+        legend.join(" ")
+    }
+
+    fn packets_only(&self, rows: &[Vec<Entry>], width: usize) -> String {
+        let note = format!(
+            "(The time line needs a window of {} columns, this one has {width}. Its packets, in ms:)",
+            Columns::MINIMUM
+        );
+        let mut page = wrap(&note, width).join("\n") + "\n";
+        let rows: Vec<_> = rows
+            .iter()
+            .filter(|row| matches!(row[0].what, What::Packet(_)))
+            .cloned()
+            .collect();
+        for (row, time) in rows.iter().zip(self.times(&rows)) {
+            let sender = match row[0].side {
+                Side::Client => "client",
+                Side::Server => "server",
+            };
+            let _ = writeln!(page, "{time:>TIME$}  {sender} {}", row[0].text());
         }
         page
     }
+}
+
+impl Entry {
+    fn text(&self) -> &str {
+        let (What::Packet(text)
+        | What::Began(text, _)
+        | What::Did(text)
+        | What::State(text)
+        | What::Outcome(text)) = &self.what;
+        text
+    }
+}
+
+/// May the entry stand in this row? The states of both sides may, if one packet caused them.
+fn beside(row: &[Entry], entry: &Entry) -> bool {
+    let state = |entry: &Entry| matches!(entry.what, What::State(_));
+    state(entry)
+        && row
+            .iter()
+            .all(|e| state(e) && e.at == entry.at && e.side != entry.side)
 }
 
 /// Did the call that `rest` begins with return before anything worth showing happened?
@@ -221,8 +384,11 @@ const TIME: usize = 10;
 const BETWEEN: usize = 2 + 2 + 2;
 
 impl Columns {
+    /// Below this it is rubble.
+    const MINIMUM: usize = 72;
+
     fn within(width: usize) -> Self {
-        let room = width.clamp(64, 100) - TIME - BETWEEN;
+        let room = width.clamp(Self::MINIMUM, 100) - TIME - BETWEEN;
         let rung = (room * 2 / 5).max(24);
         let left = (room - rung) / 2;
         Self {
@@ -243,26 +409,25 @@ impl Columns {
     }
 
     fn gap(&self, silence: u64) -> String {
-        let text = format!("{:.2} s", silence as f64 / 1e9);
+        let text = format!("{:.1} s", silence as f64 / 1e9);
         let middle = format!(":{text:^rung$}:", rung = self.rung);
         self.row("", "", &middle, "")
     }
 
-    fn entry(&self, entry: &Entry, origin: u64) -> String {
-        let ms = (entry.at as f64 - origin as f64) / 1e6;
-        let time = format!("{ms:.3}");
+    fn entries(&self, row: &[Entry], time: &str) -> String {
         let rails = format!("|{:rung$}|", "", rung = self.rung);
-        match (&entry.what, entry.side) {
-            (What::Packet(label), side) => self.row(&time, "", &self.arrow(label, side), ""),
-            (What::State(state), Side::Client) => {
-                let state = format!("{:>left$}", format!("[{state}]"), left = self.left);
-                self.row(&time, &state, &rails, "")
+        match (&row[0].what, row[0].side) {
+            (What::Packet(label), side) => self.row(time, "", &self.arrow(label, side), ""),
+            (What::State(_), _) => {
+                let state = |side| {
+                    let entry = row.iter().find(|entry| entry.side == side);
+                    entry.map_or(String::new(), |entry| format!("[{}]", entry.text()))
+                };
+                let left = format!("{:>left$}", state(Side::Client), left = self.left);
+                self.row(time, &left, &rails, &state(Side::Server))
             }
-            (What::State(state), Side::Server) => {
-                self.row(&time, "", &rails, &format!("[{state}]"))
-            }
-            (What::Began(text, _) | What::Did(text), side) => self.lines(&time, text, &rails, side),
-            (What::Outcome(text), _) => self.outcome(&time, text),
+            (What::Began(text, _) | What::Did(text), side) => self.lines(time, text, &rails, side),
+            (What::Outcome(text), _) => self.outcome(time, text),
         }
     }
 
@@ -342,8 +507,12 @@ mod tests {
             call(9 * MS, Phase::Return, "read", 0, 6),
             call(9 * MS + 100_000, Phase::Return, "write", 3, 6),
         ];
-        let mut ladder =
-            Ladder::new(0, "Descriptor 3 is the connection.").calls(Side::Client, &calls);
+        let mut ladder = Ladder::new(0)
+            .calls(Side::Client, &calls)
+            .descriptor(Side::Client, 0, "the keyboard")
+            .descriptor(Side::Client, 3, "the connection")
+            .descriptor(Side::Client, 4, "never seen")
+            .remark("All times are made up.");
         ladder = rung(ladder, 9 * MS + 50_000, Side::Client, "PSH,ACK seq=1 len=6");
         ladder = rung(ladder, 1512 * MS, Side::Server, "FIN,ACK seq=7");
         let ladder = ladder
@@ -352,20 +521,22 @@ mod tests {
             .state(1513 * MS, Side::Server, "FIN_WAIT2")
             .outcome(1514 * MS, "server terminated prematurely");
         let expected = "
-Descriptor 3 is the connection.
+Descriptors at the client: 0 the keyboard, 3 the connection. A call with ...
+begins to wait; it stands again when it returns. In brackets: the new state of a
+socket, sampled every half millisecond and shown at the packet that caused it.
+All times are made up.
         ms  client                                          server
-     1.000  read(0) ...         |                         |
-     9.000  read(0) = 6         |                         |
+     1.0    read(0) ...         |                         |
+     9.0    read(0) = 6         |                         |
      9.050                      |- PSH,ACK seq=1 len=6 -->|
      9.100  write(3) = 6        |                         |
-                                :         1.50 s          :
-  1511.000                      |                         | killed
-  1512.000                      |<---- FIN,ACK seq=7 -----|
-  1513.000         [CLOSE_WAIT] |                         |
-  1513.000                      |                         | [FIN_WAIT2]
-  1514.000  >> server terminated prematurely
+                                :          1.5 s          :
+  1511.0                        |                         | killed
+  1512.0                        |<---- FIN,ACK seq=7 -----|
+  1513.0           [CLOSE_WAIT] |                         | [FIN_WAIT2]
+  1514.0    >> server terminated prematurely
 ";
-        assert_eq!(format!("\n{}", ladder.draw(80)), expected);
+        assert_eq!(format!("\n{}", ladder.draw(80, true)), expected);
     }
 
     #[test]
@@ -374,17 +545,60 @@ Descriptor 3 is the connection.
             call(100, Phase::Enter, "write", 3, 0),
             call(900, Phase::Return, "write", 3, 5),
         ];
-        let ladder = Ladder::new(0, "").calls(Side::Client, &calls);
-        assert!(!ladder.draw(80).contains("write(3) ..."));
+        let ladder = Ladder::new(0).calls(Side::Client, &calls);
+        assert!(!ladder.draw(80, true).contains("write(3) ..."));
         let ladder = rung(ladder, 500, Side::Client, "SYN seq=0");
-        assert!(ladder.draw(80).contains("write(3) ..."));
+        assert!(ladder.draw(80, true).contains("write(3) ..."));
+    }
+
+    #[test]
+    fn what_came_before_is_summed_up_but_for_the_calls_that_wait() {
+        let calls = [
+            call(MS, Phase::Enter, "read", 0, 0),
+            call(3 * MS, Phase::Return, "read", 0, 6),
+            call(4 * MS, Phase::Enter, "read", 0, 0),
+        ];
+        let mut ladder = Ladder::new(10 * MS).prologue("the first echo");
+        ladder = rung(
+            ladder.calls(Side::Client, &calls),
+            2 * MS,
+            Side::Client,
+            "x",
+        );
+        ladder = rung(ladder, 10 * MS, Side::Server, "FIN");
+        let short = ladder.draw(80, false);
+        assert!(
+            short.contains("...  the first echo: 3 lines, run with --full"),
+            "{short}"
+        );
+        assert_eq!(short.matches("read(0) ...").count(), 1, "{short}");
+        assert!(
+            short.contains(" -6.0 ") && short.contains("  0.0 "),
+            "{short}"
+        );
+        assert!(!short.contains("read(0) = 6"), "{short}");
+        let all = ladder.draw(80, true);
+        assert!(!all.contains("--full"), "{all}");
+        assert_eq!(all.matches("read(0) ...").count(), 2, "{all}");
+    }
+
+    #[test]
+    fn a_narrow_window_gets_the_packets_alone() {
+        let ladder = rung(Ladder::new(0), 1_234_000, Side::Server, "FIN,ACK seq=7");
+        let drawn = ladder.note(5, Side::Server, "killed").draw(50, true);
+        assert!(drawn.contains("72 columns"), "{drawn}");
+        assert!(
+            drawn.ends_with("\n     1.2    server FIN,ACK seq=7\n"),
+            "{drawn}"
+        );
+        assert!(!drawn.contains("killed"), "{drawn}");
     }
 
     #[test]
     fn a_call_that_never_returns_stands_once() {
         let calls = [call(100, Phase::Enter, "read", 3, 0)];
-        let ladder = Ladder::new(0, "").calls(Side::Server, &calls);
-        assert_eq!(ladder.draw(80).matches("read(3) ...").count(), 1);
+        let ladder = Ladder::new(0).calls(Side::Server, &calls);
+        assert_eq!(ladder.draw(80, true).matches("read(3) ...").count(), 1);
     }
 
     #[test]
@@ -404,19 +618,17 @@ Descriptor 3 is the connection.
 
     #[test]
     fn it_keeps_within_its_width() {
-        let ladder = Ladder::new(
-            0,
-            "All descriptors are explained here, at some length, and over two lines.",
-        )
-        .note(5, Side::Server, "a rather long remark about what happened")
-        .note(5, Side::Client, "another one, on the other side of it all")
-        .outcome(
-            9,
-            "and what came of it after all, told at a length beyond what is needed",
-        );
+        let ladder = Ladder::new(0)
+            .remark("All descriptors are explained here, at some length, and over two lines.")
+            .note(5, Side::Server, "a rather long remark about what happened")
+            .note(5, Side::Client, "another one, on the other side of it all")
+            .outcome(
+                9,
+                "and what came of it after all, told at a length beyond what is needed",
+            );
         let ladder = rung(ladder, 7, Side::Client, "PSH,ACK seq=1 len=6");
-        for width in 64..=120 {
-            let drawn = ladder.draw(width);
+        for width in 40..=120 {
+            let drawn = ladder.draw(width, true);
             assert!(drawn.lines().all(|l| l.len() <= width.min(100)), "{drawn}");
         }
     }

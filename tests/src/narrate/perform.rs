@@ -168,6 +168,8 @@ pub struct Performance<'a> {
     patience: Duration,
     /// Has the audience just had its time to think?
     rested: bool,
+    /// Has something been shown that the audience has not had time to read?
+    just_shown: bool,
 }
 
 impl<'a> Performance<'a> {
@@ -181,11 +183,16 @@ impl<'a> Performance<'a> {
             open_questions: VecDeque::new(),
             patience: PATIENCE,
             rested: false,
+            just_shown: false,
         }
     }
 
     fn acts(&mut self, acts: &[Box<dyn Scene>], place: &Isolation) -> Result<(), Stop> {
         for (i, act) in acts.iter().enumerate() {
+            // The next heading would push what is being read off the screen.
+            if i > 0 {
+                self.pause()?;
+            }
             self.renderer.show(&Event::Act(i + 1, act.title()))?;
             self.open_questions.clear();
             act.perform(place, self)?;
@@ -196,7 +203,13 @@ impl<'a> Performance<'a> {
     fn step<S: Stage>(&mut self, step: &Step<S>, stage: &mut S) -> Result<(), Stop> {
         let what = self.filled(step.what, stage)?;
         match &step.kind {
-            Kind::Explain => self.renderer.show(&Event::Explain(&what))?,
+            Kind::Explain => {
+                // First look, then listen.
+                if std::mem::take(&mut self.just_shown) {
+                    self.pause()?;
+                }
+                self.renderer.show(&Event::Explain(&what))?;
+            }
             Kind::Predict(question) => self.ask(*question)?,
             Kind::Act(typed, body) => {
                 self.pause()?;
@@ -232,12 +245,14 @@ impl<'a> Performance<'a> {
 
     fn present(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
         self.pause()?;
+        self.just_shown = true;
         let event = Event::Show(what, typed, input, view);
         Ok(self.renderer.show(&event)?)
     }
 
     /// A guess is a pause already.
     fn pause(&mut self) -> Result<(), Stop> {
+        self.just_shown = false;
         if std::mem::take(&mut self.rested) {
             return Ok(());
         }

@@ -15,7 +15,7 @@ pub struct Quiet {
 impl Quiet {
     /// An empty page.
     pub fn new() -> Self {
-        let page = Terminal::automatic(StripStream::new(Vec::new()), 90);
+        let page = Terminal::automatic(StripStream::new(Vec::new()), 90).full(true);
         Self { page }
     }
 

@@ -40,6 +40,8 @@ pub struct Terminal<W> {
     out: W,
     width: usize,
     pace: Pace,
+    /// Are drawings shown whole?
+    full: bool,
 }
 
 impl<W: Write> Terminal<W> {
@@ -47,8 +49,9 @@ impl<W: Write> Terminal<W> {
     pub fn automatic(out: W, width: usize) -> Self {
         Self {
             out,
-            width: width.clamp(60, 120),
+            width: width.clamp(40, 120),
             pace: Pace::Automatic,
+            full: false,
         }
     }
 
@@ -58,6 +61,12 @@ impl<W: Write> Terminal<W> {
             pace: Pace::Stepwise(Box::new(keyboard)),
             ..Self::automatic(out, width)
         }
+    }
+
+    /// Shows drawings whole, if `full`.
+    #[must_use]
+    pub fn full(self, full: bool) -> Self {
+        Self { full, ..self }
     }
 
     /// What the page is written on.
@@ -118,7 +127,7 @@ impl<W: Write> Terminal<W> {
                 self.output(text)
             }
             View::Ladder(ladder) => {
-                let drawing = ladder.draw(self.width);
+                let drawing = ladder.draw(self.width, self.full);
                 drawing
                     .lines()
                     .try_for_each(|line| writeln!(self.out, "{line}"))
