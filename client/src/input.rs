@@ -8,7 +8,6 @@
 //! Another process that reads the same terminal or pipe can take what poll promised; then we wait
 //! in read(2). UNP 6.3, 16.2.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::unix::SourceFd;
@@ -47,13 +46,15 @@ impl<'fd> Input<'fd> {
     }
 
     /// Asks for an event when there is something to read.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        match registry.register(
-            &mut SourceFd(&self.fd.as_raw_fd()),
-            token,
-            Interest::READABLE,
-        ) {
-            Err(error) if calls::errno(&error) == Errno::EPERM => {
+    pub fn register(&mut self, registry: &Registry, token: Token) -> nix::Result<()> {
+        let raw = self.fd.as_raw_fd();
+        let result = calls::at_once("epoll_ctl", raw, || {
+            registry
+                .register(&mut SourceFd(&raw), token, Interest::READABLE)
+                .map_err(|error| calls::errno(&error))
+        });
+        match result {
+            Err(Errno::EPERM) => {
                 self.readiness = Readiness::Always;
                 Ok(())
             }
@@ -61,11 +62,13 @@ impl<'fd> Input<'fd> {
         }
     }
 
-    /// An event has come.
-    pub fn woken(&mut self) {
-        if self.readiness == Readiness::NotYet {
+    /// An event has come. Returns whether that changes anything.
+    pub fn woken(&mut self) -> bool {
+        let waited = self.readiness == Readiness::NotYet;
+        if waited {
             self.readiness = Readiness::Maybe;
         }
+        waited
     }
 
     /// May there be something to read?

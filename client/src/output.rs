@@ -6,9 +6,13 @@
 //! terminal is opened once more, through /proc/self/fd; that opening is ours alone. Never a file:
 //! it would be opened at offset 0. A socket cannot be opened so, but takes `MSG_DONTWAIT`.
 //!
-//! UNP 16.2 sets the flag; open(2), proc(5), send(2).
+//! Room is asked after only while a write waits for it: a log line on the same terminal is news of
+//! room as well, and would bring the next log line. A pipe is watched all the time, for the end of
+//! its readers, which is an error event whatever one asks for.
+//!
+//! UNP 16.2 sets the flag; open(2), proc(5), send(2), epoll(7).
 
-use std::io;
+use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use mio::unix::SourceFd;
@@ -27,6 +31,8 @@ pub struct Output<'fd> {
     fd: BorrowedFd<'fd>,
     is_pipe: bool,
     way: Way,
+    /// What epoll has been asked for.
+    watched: Option<Interest>,
 }
 
 #[derive(Debug)]
@@ -51,20 +57,40 @@ impl<'fd> Output<'fd> {
         } else {
             Way::Direct
         };
-        log::debug!("stdout: {way:?}");
+        log::debug!("stdout: {way}");
         Ok(Self {
             fd,
             is_pipe: kind == SFlag::S_IFIFO,
             way,
+            watched: None,
         })
     }
 
-    /// Asks for an event when there is room again. A file never lacks it, and epoll refuses it.
-    pub fn register(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        match self.way {
-            Way::Direct => Ok(()),
-            _ => registry.register(&mut SourceFd(&self.raw()), token, Interest::WRITABLE),
+    /// Asks for an event when there is room again if it `is_full`, for none if not, and of a pipe
+    /// in any case for one when nobody can read it any more. A file is never full, and epoll
+    /// refuses it.
+    pub fn watch(&mut self, registry: &Registry, token: Token, is_full: bool) -> nix::Result<()> {
+        let wanted = match self.way {
+            Way::Direct => None,
+            _ if is_full => Some(Interest::WRITABLE),
+            // One has to ask for something: this never comes from a pipe.
+            _ => self.is_pipe.then_some(Interest::PRIORITY),
+        };
+        if wanted == self.watched {
+            return Ok(());
         }
+        let raw = self.raw();
+        calls::at_once("epoll_ctl", raw, || {
+            let mut source = SourceFd(&raw);
+            match (self.watched, wanted) {
+                (_, None) => registry.deregister(&mut source),
+                (None, Some(interest)) => registry.register(&mut source, token, interest),
+                (Some(_), Some(interest)) => registry.reregister(&mut source, token, interest),
+            }
+            .map_err(|error| calls::errno(&error))
+        })?;
+        self.watched = wanted;
+        Ok(())
     }
 
     /// Is it a pipe? Then an error event says that nobody can read any more.
@@ -92,10 +118,25 @@ impl<'fd> Output<'fd> {
     }
 }
 
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reopened(own) => write!(
+                f,
+                "a pipe or terminal, opened once more as descriptor {}",
+                own.as_raw_fd()
+            ),
+            Self::Socket => f.write_str("a socket"),
+            Self::Polled => f.write_str("a pipe or terminal that cannot be opened once more"),
+            Self::Direct => f.write_str("a file or device that never makes a writer wait"),
+        }
+    }
+}
+
 fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    open(path.as_str(), flags, Mode::empty())
+    calls::at_once("open", -1, || open(path.as_str(), flags, Mode::empty()))
 }
 
 /// A pipe that polls writable takes `PIPE_BUF` bytes; a terminal nearly always does.
@@ -148,6 +189,7 @@ mod tests {
             fd: writer.as_fd(),
             is_pipe: true,
             way: Way::Polled,
+            watched: None,
         };
         assert!(fill(&output) >= 4096);
     }
@@ -159,6 +201,36 @@ mod tests {
         assert!(matches!(output.way, Way::Socket));
         assert!(fill(&output) >= 4096);
         assert!(blocks(&ours));
+    }
+
+    #[test]
+    fn room_is_asked_for_when_there_is_none_and_a_pipe_is_watched_for_its_readers() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let ours = OwnedFd::from(ours);
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        let mut poll = mio::Poll::new().expect("epoll");
+        let mut events = mio::Events::with_capacity(8);
+        let registry = poll.registry().try_clone().expect("a copy");
+        let mut count = || {
+            let timeout = Some(std::time::Duration::ZERO);
+            poll.poll(&mut events, timeout).expect("polled");
+            events.iter().count()
+        };
+        let outputs = [&ours, &writer].map(|fd| (fd, Output::over(fd.as_fd())));
+        let [mut socket, mut pipe] = outputs.map(|(fd, output)| (fd, output.expect("open")));
+        for (fd, output) in [&mut socket, &mut pipe] {
+            let token = Token(0);
+            output.watch(&registry, token, false).expect("asked");
+            // What another writer does to it is no news.
+            nix::unistd::write(fd, b"a log line").expect("room");
+            assert_eq!(count(), 0, "{output:?}");
+            output.watch(&registry, token, true).expect("asked");
+            assert_eq!(count(), 1, "{output:?}");
+            output.watch(&registry, token, false).expect("asked");
+            assert_eq!(count(), 0, "{output:?}");
+        }
+        drop(reader);
+        assert_eq!(count(), 1, "nobody reads the pipe any more");
     }
 
     #[test]

@@ -441,6 +441,43 @@ fn a_client_that_waits_uses_no_processor_time() {
     }
 }
 
+#[test]
+fn log_lines_on_the_terminal_of_stdout_bring_no_more_log_lines() {
+    let server = serve(Model::Reactor);
+    for mode in MODES {
+        for verbose in ["-vv", "-vvv"] {
+            let (master, slave) = terminal().expect("a terminal");
+            let (mut master, copy) = (File::from(master), || slave.try_clone().expect("a copy"));
+            let client = Client::to(server.address()).mode(mode).arg(verbose);
+            let client = start(client.stdin(copy()).stdout(copy()).stderr(copy()));
+            master.write_all(b"hello\n").expect("typed");
+            let shown = read_while_it_goes_on(&master, 1000);
+            let lines = shown.lines().count();
+            assert!(shown.contains("hello\n"), "{mode} {verbose}: {shown}");
+            assert!(lines < 100, "{mode} {verbose}: {lines} lines: {shown}");
+            let before = activity(&client);
+            sleep(WINDOW);
+            assert_eq!(activity(&client), before, "{mode} {verbose}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_or_socket_that_was_full_gets_the_rest() {
+    let content = noise(1_000_000);
+    let server = serve(Model::Reactor);
+    let (master, slave) = terminal().expect("a terminal");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    for (reader, stdout) in [(master, slave), (ours.into(), theirs.into())] {
+        let client = Client::to(server.address()).stdin(file(&content));
+        let client = start(client.stdout(stdout));
+        eventually("a full stdout", DEADLINE, || settled(&client)).expect("nobody reads");
+        let got = read_exactly(&File::from(reader), content.len());
+        assert!(got == content);
+        assert_eq!((end(&client), client.stderr().as_str()), (0, ""));
+    }
+}
+
 // Nobody reads, or nobody can.
 
 #[test]
@@ -692,6 +729,22 @@ fn settled(client: &ClientProcess) -> Option<()> {
     sleep(Duration::from_millis(20));
     let asleep = processes::look(client.pid()).is_some_and(|process| process.state == 'S');
     (asleep && activity(client) == before).then_some(())
+}
+
+/// What appears on a terminal until nothing more comes, or it has come to `most` lines.
+fn read_while_it_goes_on(mut master: &File, most: usize) -> String {
+    let (mut shown, mut piece) = (Vec::new(), [0; 4096]);
+    let lines = |shown: &[u8]| shown.iter().filter(|byte| **byte == b'\n').count();
+    while lines(&shown) < most {
+        let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        let pause = PollTimeout::from(500_u16);
+        if poll(&mut fds, pause).expect("polled") == 0 {
+            break;
+        }
+        let n = master.read(&mut piece).expect("readable");
+        shown.extend_from_slice(&piece[..n]);
+    }
+    String::from_utf8_lossy(&shown).into_owned()
 }
 
 /// An address below the range from which the kernel chooses ports; nobody listens there.

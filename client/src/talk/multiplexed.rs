@@ -7,10 +7,13 @@
 //! The socket is registered once, edge-triggered: an event says that something changed, a flag
 //! remembers it until a call says EAGAIN. Backpressure is a full buffer: no room, no read; the flag
 //! stays, so nothing has to be registered anew. Thus a consumer that stops reading stops, one
-//! after the other, us, the server, us again, and whoever writes to our stdin.
+//! after the other, us, the server, us again, and whoever writes to our stdin. Only stdout is
+//! asked for room when it has none: see [`output`](crate::output).
 //!
 //! UNP 6.4, 6.7 (`str_cli` with select and shutdown), 16.2 (non-blocking `str_cli`); epoll(7).
 
+use std::fmt;
+use std::mem::replace;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -84,17 +87,22 @@ impl<'a> Talk<'a> {
             told: None,
         };
         talk.register()
-            .map_err(|e| Stop::Failed("wait for events", calls::errno(&e)))?;
+            .map_err(|errno| Stop::Failed("wait for events", errno))?;
         Ok(talk)
     }
 
-    fn register(&mut self) -> std::io::Result<()> {
+    fn register(&mut self) -> nix::Result<()> {
         let registry = self.poll.registry();
         // Priority: a read stops at the urgent mark, and what is behind it brings no other event.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        registry.register(&mut SourceFd(&self.stream.as_raw_fd()), SOCKET, interest)?;
+        let raw = self.stream.as_raw_fd();
+        calls::at_once("epoll_ctl", raw, || {
+            registry
+                .register(&mut SourceFd(&raw), SOCKET, interest)
+                .map_err(|error| calls::errno(&error))
+        })?;
         self.stdin.register(registry, STDIN)?;
-        self.stdout.register(registry, STDOUT)
+        self.stdout.watch(registry, STDOUT, false)
     }
 
     fn run(mut self) -> Exit {
@@ -152,13 +160,14 @@ impl<'a> Talk<'a> {
             return Ok(());
         }
         match self.down.drain(|bytes| self.stdout.write(bytes)).1 {
-            Ok(()) => Ok(()),
-            Err(Errno::EAGAIN) => {
-                self.has_room = false;
-                Ok(())
-            }
-            Err(errno) => Err(Stop::stdout(errno)),
+            Ok(()) => {}
+            Err(Errno::EAGAIN) => self.has_room = false,
+            Err(errno) => return Err(Stop::stdout(errno)),
         }
+        // As long as something is left we go on asking: a slow consumer costs no epoll_ctl.
+        self.stdout
+            .watch(self.poll.registry(), STDOUT, !self.has_room)
+            .map_err(|errno| Stop::Failed("wait for events", errno))
     }
 
     fn take(&mut self) -> Result<(), Stop> {
@@ -263,19 +272,26 @@ impl<'a> Talk<'a> {
     }
 
     fn note(&mut self, event: &Event) -> Result<(), Stop> {
-        log::debug!("{event:?}");
-        match event.token() {
-            SOCKET => self.note_socket(event),
-            STDIN => self.stdin.woken(),
-            _ if event.is_error() && self.stdout.is_pipe() => return Err(Stop::NobodyReads),
-            _ => self.has_room = true,
+        let (what, is_news) = match event.token() {
+            SOCKET => ("socket", self.note_socket(event)),
+            STDIN => ("stdin", self.stdin.woken()),
+            _ => ("stdout", !replace(&mut self.has_room, true)),
+        };
+        let nobody_reads = what == "stdout" && event.is_error() && self.stdout.is_pipe();
+        // A line for what changes nothing could be the reason for the next event.
+        if is_news || nobody_reads {
+            log::debug!("ready: {what} {}", Readiness(event));
+        }
+        if nobody_reads {
+            return Err(Stop::NobodyReads);
         }
         Ok(())
     }
 
     /// The error comes before the end that it brings about. That is all we believe an event:
-    /// whether there is more to read, a read must say.
-    fn note_socket(&mut self, event: &Event) {
+    /// whether there is more to read, a read must say. Returns whether it changes anything.
+    fn note_socket(&mut self, event: &Event) -> bool {
+        let before = (self.readable, self.writable, self.session);
         if event.is_error() {
             if let Some(errno) = socket::take_error(self.stream) {
                 self.fail(errno);
@@ -287,5 +303,29 @@ impl<'a> Talk<'a> {
         }
         self.readable = true;
         self.writable |= event.is_writable();
+        before != (self.readable, self.writable, self.session)
+    }
+}
+
+/// What an event says, in words.
+struct Readiness<'a>(&'a Event);
+
+impl fmt::Display for Readiness<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(event) = self;
+        let words = [
+            (event.is_readable(), "readable"),
+            (event.is_writable(), "writable"),
+            (event.is_priority(), "urgent"),
+            (event.is_read_closed(), "read-closed"),
+            (event.is_write_closed(), "write-closed"),
+            (event.is_error(), "error"),
+        ];
+        let said: Vec<_> = words
+            .iter()
+            .filter(|(is, _)| *is)
+            .map(|(_, w)| *w)
+            .collect();
+        f.write_str(&said.join(", "))
     }
 }
