@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -50,10 +51,7 @@ impl From<Errno> for Refusal {
             | Errno::EOPNOTSUPP
             | Errno::ENETUNREACH
             | Errno::ECONNRESET
-            | Errno::ETIMEDOUT => {
-                log::info!("a client was lost before it was accepted: {errno}");
-                Self::Lost
-            }
+            | Errno::ETIMEDOUT => Self::Lost,
             // EMFILE, ENFILE, ENOBUFS, ENOMEM; and what nobody has seen yet must not spin either.
             _ => Self::Exhausted(errno),
         }
@@ -68,11 +66,34 @@ pub fn accept(listener: impl AsFd, blocking: Blocking) -> Result<(OwnedFd, Peer)
         Blocking::Yes => libc::SOCK_CLOEXEC,
         Blocking::No => libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
     };
-    Ok(match blocking {
+    let accepted = match blocking {
         Blocking::Yes => calls::may_block("accept", fd, || accept4(fd, flags)),
         Blocking::No => calls::at_once("accept", fd, || accept4(fd, flags)),
-    }?)
+    };
+    match accepted.map_err(|errno| (Refusal::from(errno), errno)) {
+        Ok(connection) => {
+            LOST_IN_A_ROW.store(0, Relaxed);
+            Ok(connection)
+        }
+        Err((Refusal::Lost, errno)) => {
+            log::info!("a client was lost before it was accepted: {errno}");
+            // A filter that forbids accept says EPERM for ever: nobody is lost, and to try again at
+            // once would spin.
+            let many = LOST_IN_A_ROW.fetch_add(1, Relaxed) > MANY;
+            Err(if many {
+                Refusal::Exhausted(errno)
+            } else {
+                Refusal::Lost
+            })
+        }
+        Err((refusal, _)) => Err(refusal),
+    }
 }
+
+/// More clients than this are not lost one after the other without one being accepted.
+const MANY: u32 = 100;
+
+static LOST_IN_A_ROW: AtomicU32 = AtomicU32::new(0);
 
 /// Shall reads and writes on the accepted connection wait?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
