@@ -4,14 +4,30 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use tcpecho_common::calls;
 
 use crate::end::End;
 
 /// Bytes the kernel has received for us and we have not read (FIONREAD). 0 if it will not say.
+///
+/// FIONREAD stops at an urgent mark, where reading goes on behind it. So if there is one, the kernel
+/// is asked as if the urgent byte were part of the stream, and that byte, which nobody reads, is
+/// taken off.
 pub fn unread(socket: impl AsFd) -> usize {
-    queue(&socket, libc::FIONREAD)
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLPRI)];
+    // Asked for nothing but urgent data; errors and hang-ups are told unasked.
+    let told = poll(&mut fds, PollTimeout::ZERO).map(|_| fds[0].revents());
+    let is_urgent = |events: PollFlags| events.contains(PollFlags::POLLPRI);
+    if !told.is_ok_and(|events| events.is_some_and(is_urgent)) {
+        return queue(&socket, libc::FIONREAD);
+    }
+    // It can fail only if the connection is gone already; then there is nothing to count.
+    let _ = setsockopt(&socket, sockopt::OobInline, &true);
+    let all = queue(&socket, libc::FIONREAD);
+    let _ = setsockopt(&socket, sockopt::OobInline, &false);
+    all.saturating_sub(1)
 }
 
 /// Bytes we have sent and the peer's kernel has not acknowledged (SIOCOUTQ); an unacknowledged FIN
