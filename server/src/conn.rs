@@ -110,6 +110,13 @@ const TO_WRITE: Turn = Turn::Wait(Wants {
     write: true,
 });
 
+/// The peer has closed its side, and its kernel has not taken everything: no event tells when it
+/// has. A stopping loop gives a turn at every tick.
+const FOR_NOTHING: Turn = Turn::Wait(Wants {
+    read: false,
+    write: false,
+});
+
 /// What becomes of a connection after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -233,7 +240,8 @@ impl EchoConn {
             let window = self.window(shared);
             let size = window.len();
             let n = match stream.read(window) {
-                Ok(0) => return Err(self.end_of_stream()),
+                Ok(0) if self.phase == Phase::Lingering => return Ok(FOR_NOTHING),
+                Ok(0) => return Err(End::Fin),
                 Ok(n) => n,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => {
@@ -283,14 +291,6 @@ impl EchoConn {
         };
         let size = window.len().min(most);
         &mut window[..size]
-    }
-
-    fn end_of_stream(&self) -> End {
-        if self.phase == Phase::Lingering {
-            End::Stopped
-        } else {
-            End::Fin
-        }
     }
 
     /// Writes the first `n` bytes of the shared buffer; keeps what does not go. True if all went.

@@ -13,7 +13,7 @@ use tcpecho_common::calls;
 use crate::cli::Config;
 use crate::counters::Tally;
 use crate::end::End;
-use crate::{signals, socket};
+use crate::{accept, signals, socket};
 
 /// One connection's buffer. 64 KiB costs memory only as far as it is used.
 pub const BUFFER: usize = 64 * 1024;
@@ -147,7 +147,9 @@ impl Echo<'_> {
     fn linger(&mut self, buffer: &mut [u8]) -> End {
         while socket::unacknowledged(self.stream) > 0 {
             match calls::read(self.stream, buffer) {
-                Ok(0) => break,
+                // Its side is closed, its kernel has not taken everything, and no call waits for
+                // that: look again when the timer of a stopping server ticks.
+                Ok(0) => accept::pause(),
                 Ok(_) => self.silent_since = None,
                 Err(errno) => {
                     if let Err(end) = self.waited(errno) {
