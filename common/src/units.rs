@@ -28,12 +28,12 @@ pub fn backlog(text: &str) -> Result<u16, String> {
         .ok_or_else(|| "a backlog is a number from 0 to 4096".into())
 }
 
-/// A duration above zero: `5` and `5s` are seconds, `250ms` milliseconds, `2m` minutes; a decimal
+/// A duration of at least 1 ms: `5` and `5s` are seconds, `250ms` milliseconds, `2m` minutes; a decimal
 /// point is allowed. At most one day.
 pub fn duration(text: &str) -> Result<Duration, String> {
     duration_or_zero(text).and_then(|d| {
-        if d.is_zero() {
-            Err("must be longer than 0".into())
+        if d < Duration::from_millis(1) {
+            Err("must be at least 1ms".into())
         } else {
             Ok(d)
         }
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
         for bad in [
-            "", "s", "5h", "-1", "1e3", "1.2.3", "0", "99999999", "inf", "nan",
+            "", "s", "5h", "-1", "1e3", "1.2.3", "0", "0.5ms", "99999999", "inf", "nan",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
