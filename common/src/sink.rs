@@ -6,13 +6,18 @@
 //! are opened once more, through /proc/self/fd, with `O_NONBLOCK`: the flag belongs to the open file
 //! description, and this one is ours alone, so the shell's terminal is left as it was. Sockets
 //! take `MSG_DONTWAIT` per call. Where neither works, poll(2) is asked first. A line that does not
-//! fit is dropped and counted, never waited for.
+//! fit is dropped and counted, never waited for; forked children count where their parent does.
 
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
@@ -20,7 +25,8 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 #[derive(Debug)]
 pub struct Sink {
     way: Way,
-    dropped: u64,
+    /// In memory that is shared with children.
+    dropped: &'static AtomicU64,
     torn: bool,
 }
 
@@ -40,6 +46,11 @@ impl Sink {
     /// A sink on top of `fd`, which must stay open for the life of the process (0-2, or one given
     /// by number on the command line). Errors: EBADF if it is not open.
     pub fn over(fd: RawFd) -> nix::Result<Self> {
+        if OFlag::from_bits_retain(fcntl(lasting(fd), FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE
+            == OFlag::O_RDONLY
+        {
+            return Err(Errno::EBADF);
+        }
         let kind = SFlag::from_bits_truncate(fstat(lasting(fd))?.st_mode) & SFlag::S_IFMT;
         let is_terminal = nix::unistd::isatty(lasting(fd)).unwrap_or(false);
         let way = if kind == SFlag::S_IFSOCK {
@@ -51,19 +62,19 @@ impl Sink {
         };
         Ok(Self {
             way,
-            dropped: 0,
+            dropped: shared_counter(),
             torn: false,
         })
     }
 
     /// Lines dropped since this was last asked; asking starts the count anew.
     pub fn take_dropped(&mut self) -> u64 {
-        std::mem::take(&mut self.dropped)
+        self.dropped.swap(0, Relaxed)
     }
 
     /// Counts `lines` as dropped (again): for a report of dropped lines that was dropped itself.
     pub fn count_dropped(&mut self, lines: u64) {
-        self.dropped += lines;
+        self.dropped.fetch_add(lines, Relaxed);
     }
 
     /// Writes one line, which ends in a newline, or drops and counts it. Never blocks.
@@ -77,7 +88,7 @@ impl Sink {
                 Ok(_) => {}
                 Err(errno) => {
                     self.torn = true;
-                    self.dropped += 1;
+                    self.count_dropped(1);
                     return Err(errno);
                 }
             }
@@ -88,7 +99,7 @@ impl Sink {
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
                     self.torn = rest.len() < line.len();
-                    self.dropped += 1;
+                    self.count_dropped(1);
                     return Err(errno);
                 }
             }
@@ -98,9 +109,9 @@ impl Sink {
 
     fn write(&self, bytes: &[u8]) -> nix::Result<usize> {
         match &self.way {
-            Way::Reopened(fd) => nix::unistd::write(fd, bytes),
+            Way::Reopened(fd) => without_sigpipe(|| nix::unistd::write(fd, bytes)),
             Way::Socket(fd) => send(*fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL),
-            Way::Polled(fd) => write_if_room(lasting(*fd), bytes),
+            Way::Polled(fd) => without_sigpipe(|| write_if_room(lasting(*fd), bytes)),
             Way::Direct(fd) => nix::unistd::write(lasting(*fd), bytes),
         }
     }
@@ -115,7 +126,65 @@ fn lasting<'fd>(fd: RawFd) -> BorrowedFd<'fd> {
     }
 }
 
+/// SIGPIPE has been given back its default, for the sake of the sockets: a broken pipe of ours must
+/// not kill the program all the same.
+pub fn survive_sigpipe() {
+    SIGPIPE_KILLS.store(true, Relaxed);
+}
+
+static SIGPIPE_KILLS: AtomicBool = AtomicBool::new(false);
+
+/// Makes a write that tells a broken pipe by EPIPE only: holds the signal back, and takes it off if
+/// it has come. It is sent to the thread that writes (pipe(7)).
+fn without_sigpipe<T>(write: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> {
+    if !SIGPIPE_KILLS.load(Relaxed) {
+        return write();
+    }
+    let pipe: SigSet = [Signal::SIGPIPE].into_iter().collect();
+    let before = pipe.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let result = write();
+    if result.as_ref().err() == Some(&Errno::EPIPE) {
+        let at_once = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        #[expect(unsafe_code)]
+        // SAFETY: reads the set and the time; nobody wants to know more about the signal.
+        unsafe {
+            libc::sigtimedwait(pipe.as_ref(), std::ptr::null_mut(), &raw const at_once);
+        }
+    }
+    before.thread_set_mask()?;
+    result
+}
+
+/// A page that forks share, never given back: there are two or three sinks in a program. Without
+/// memory for it each process counts for itself.
+fn shared_counter() -> &'static AtomicU64 {
+    const SIZE: NonZeroUsize = NonZeroUsize::new(size_of::<AtomicU64>()).expect("it has a size");
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    #[expect(unsafe_code)]
+    // SAFETY: a fresh mapping, aligned to a page, never unmapped; zeros are a valid counter.
+    let mapped = unsafe {
+        mmap_anonymous(None, SIZE, protection, MapFlags::MAP_SHARED)
+            .map(|start| start.cast::<AtomicU64>().as_ref())
+    };
+    mapped.unwrap_or_else(|_| Box::leak(Box::default()))
+}
+
+/// Opened again, the master of a pseudo-terminal is another terminal.
+fn is_master(fd: RawFd) -> bool {
+    let mut number: libc::c_int = 0;
+    #[expect(unsafe_code)]
+    // SAFETY: TIOCGPTN writes one int.
+    let asked = unsafe { libc::ioctl(fd, libc::TIOCGPTN, &raw mut number) };
+    asked == 0
+}
+
 fn reopen(fd: RawFd) -> nix::Result<OwnedFd> {
+    if is_master(fd) {
+        return Err(Errno::ENXIO);
+    }
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     open(format!("/proc/self/fd/{fd}").as_str(), flags, Mode::empty())
 }

@@ -22,7 +22,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -32,6 +32,7 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
 };
 use nix::unistd::{pipe2, read};
+use tcpecho_common::sink;
 
 use crate::cli::Sigpipe;
 use crate::failure::Failure;
@@ -93,6 +94,9 @@ pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
             dispose(signal, SigHandler::Handler(arrived))?;
         }
         dispose(Signal::SIGPIPE, disposition(sigpipe))?;
+        if sigpipe == Sigpipe::Default {
+            sink::survive_sigpipe();
+        }
         pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)
     };
     install().map_err(|errno: Errno| Failure::new("cannot install the signal handlers", errno))
@@ -100,38 +104,38 @@ pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
 
 /// Looks at what has arrived, once for each arrival.
 pub fn pending() -> Pending {
-    if TICKING.load(Relaxed) && !stopping() {
+    if TICKING.load(SeqCst) && !stopping() {
         // In this order, and before the flags are read: a signal in between finds the timer still
         // marked as running and starts none, but its flag is seen below.
         set_timer(Duration::ZERO);
-        TICKING.store(false, Relaxed);
+        TICKING.store(false, SeqCst);
     }
     let stop = stopping();
     if stop {
         STOPPING_SINCE.get_or_init(Instant::now);
-        if PIPE.load(Relaxed) < 0 {
+        if PIPE.load(SeqCst) < 0 {
             tick();
         }
     }
     Pending {
         stop,
         now: now(),
-        child: CHILD.swap(false, Relaxed),
-        status: STATUS.swap(false, Relaxed),
+        child: CHILD.swap(false, SeqCst),
+        status: STATUS.swap(false, SeqCst),
     }
 }
 
 /// Has the server been told to stop? Costs a load.
 pub fn stopping() -> bool {
-    STOPS.load(Relaxed) > 0
+    STOPS.load(SeqCst) > 0
 }
 
 /// Has it been told twice? A child does not count: one SIGTERM to the process group and one from
 /// its parent are two as well. It believes its parent, which tells it through shared memory.
 pub fn now() -> bool {
     match PARENT_SAYS_NOW.get() {
-        Some(now) => stopping() && now.load(Relaxed),
-        None => STOPS.load(Relaxed) > 1,
+        Some(now) => stopping() && now.load(SeqCst),
+        None => STOPS.load(SeqCst) > 1,
     }
 }
 
@@ -153,7 +157,7 @@ pub fn tell_why_waiting(open: usize, grace: Duration) {
     let waiting = STOPPING_SINCE
         .get()
         .map_or(Duration::ZERO, Instant::elapsed);
-    if open > 0 && waiting > SILENT_STOP && !now() && !TOLD.swap(true, Relaxed) {
+    if open > 0 && waiting > SILENT_STOP && !now() && !TOLD.swap(true, SeqCst) {
         let connections = if open == 1 {
             "connection"
         } else {
@@ -228,7 +232,7 @@ pub fn held<T>(body: impl FnOnce() -> T) -> T {
 pub fn become_child(now: &'static AtomicBool) {
     // Nobody has set it in the parent.
     let _ = PARENT_SAYS_NOW.set(now);
-    TICKING.store(false, Relaxed);
+    TICKING.store(false, SeqCst);
     for signal in [Signal::SIGINT, Signal::SIGUSR1] {
         let _ = dispose(signal, SigHandler::SigIgn);
     }
@@ -264,7 +268,7 @@ static READER: OnceLock<OwnedFd> = OnceLock::new();
 fn open_pipe() -> nix::Result<()> {
     let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
     if READER.set(reader).is_ok() {
-        PIPE.store(writer.as_raw_fd(), Relaxed);
+        PIPE.store(writer.as_raw_fd(), SeqCst);
         // The handler may need it until the last moment.
         std::mem::forget(writer);
     }
@@ -276,12 +280,12 @@ fn open_pipe() -> nix::Result<()> {
 extern "C" fn arrived(signal: libc::c_int) {
     let errno = Errno::last_raw();
     match signal {
-        libc::SIGTERM | libc::SIGINT => _ = STOPS.fetch_add(1, Relaxed),
-        libc::SIGCHLD => CHILD.store(true, Relaxed),
-        libc::SIGUSR1 => STATUS.store(true, Relaxed),
+        libc::SIGTERM | libc::SIGINT => _ = STOPS.fetch_add(1, SeqCst),
+        libc::SIGCHLD => CHILD.store(true, SeqCst),
+        libc::SIGUSR1 => STATUS.store(true, SeqCst),
         _ => return,
     }
-    let pipe = PIPE.load(Relaxed);
+    let pipe = PIPE.load(SeqCst);
     if pipe < 0 {
         tick();
     } else {
@@ -297,7 +301,7 @@ extern "C" fn arrived(signal: libc::c_int) {
 
 /// Starts the timer, unless it runs.
 fn tick() {
-    if !TICKING.swap(true, Relaxed) {
+    if !TICKING.swap(true, SeqCst) {
         set_timer(TICK);
     }
 }
