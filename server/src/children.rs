@@ -129,6 +129,13 @@ impl Children {
     }
 }
 
+/// For models that have no children: as process 1 of a container they inherit other people's
+/// orphans, and nobody else waits for those.
+pub fn reap_strangers() {
+    let waited = || waitpid(None, Some(WaitPidFlag::WNOHANG));
+    while waited().is_ok_and(|status| status.pid().is_some()) {}
+}
+
 /// Ends a forked child at once: nothing of the parent's is flushed or run a second time.
 pub fn leave() -> ! {
     #[expect(unsafe_code)]

@@ -16,6 +16,7 @@ use tcpecho_common::{Mistake, calls};
 
 use super::Server;
 use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
+use crate::children;
 use crate::cli::Config;
 use crate::counters::{Counters, Live, log_status};
 use crate::echo::{Policy, echo};
@@ -77,6 +78,9 @@ impl Desk {
     /// Before accept, and whenever a signal has interrupted a talk.
     fn look_at_signals(&mut self) {
         let pending = signals::pending();
+        if pending.child {
+            children::reap_strangers();
+        }
         if pending.status {
             log_status(
                 self.config.model,

@@ -31,6 +31,7 @@ use tcpecho_common::calls;
 
 use super::Server;
 use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
+use crate::children;
 use crate::cli::Config;
 use crate::conn::{EchoConn, Shared, Turn};
 use crate::counters::{Bytes, Counters, Live, log_status};
@@ -202,9 +203,7 @@ impl Reactor {
         {
             connection.echo.drain();
         }
-        if !connection.queued {
-            self.turn(token);
-        }
+        self.turn(token);
     }
 
     fn turn(&mut self, token: Token) {
@@ -212,6 +211,9 @@ impl Reactor {
         let Some(connection) = self.connections.get_mut(index) else {
             return;
         };
+        if connection.queued {
+            return;
+        }
         match connection
             .echo
             .turn(&mut connection.stream.as_fd(), &mut self.shared)
@@ -331,6 +333,9 @@ impl Reactor {
     fn look_at_signals(&mut self) {
         signals::drain_pipe();
         let pending = signals::pending();
+        if pending.child {
+            children::reap_strangers();
+        }
         if pending.status {
             let bytes = self
                 .connections
@@ -362,6 +367,10 @@ impl Reactor {
     /// have what it is owed.
     fn stop(&mut self) {
         self.counters.stopping();
+        self.idle_tick = None;
+        self.stop_tick = Some(Instant::now() + signals::TICK);
+        // Those that are owed nothing close at once, and make room.
+        self.let_have_what_is_owed();
         // They are let in past the cap and the pause: all they get is what they have sent by now.
         self.config.max_connections = usize::MAX;
         self.door.rests_until = None;
@@ -374,8 +383,10 @@ impl Reactor {
         if let Some(listener) = self.listener.take() {
             listener.close();
         }
-        self.idle_tick = None;
-        self.stop_tick = Some(Instant::now() + signals::TICK);
+        self.let_have_what_is_owed();
+    }
+
+    fn let_have_what_is_owed(&mut self) {
         self.for_each(|reactor, token| {
             if let Some(connection) = reactor.find(token) {
                 connection.echo.stop(&connection.stream.as_fd());
