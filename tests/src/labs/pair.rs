@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -139,12 +138,6 @@ impl Pair {
         }
         self.mark(Side::Server, "killed".into());
         kill(Pid::from_raw(child), Signal::SIGKILL).context("kill the child")
-    }
-
-    /// Lets time pass in which nobody does anything.
-    pub fn wait_idly(time: Duration) -> Result<()> {
-        sleep(time);
-        Ok(())
     }
 
     /// The lines that came back on the client's terminal.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tcpecho_common::Model;
 
 use crate::labs::pair::{Pair, in_words};
-use crate::narrate::{Act, Expected, Lab, Scene, Typed, keys, shell};
+use crate::narrate::{Act, Expected, Lab, Scene, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
@@ -62,6 +62,8 @@ fn deaf() -> Act<Pair> {
             shell(KILL),
             Pair::kill_child,
         )
+        .wait("Wait a second. Nobody types.", A_WHILE)
+        .answer("the client", "asleep", Pair::fate)
         .expect(
             "sockets, server's / client's",
             "FIN-WAIT-2 / CLOSE-WAIT",
@@ -77,10 +79,6 @@ fn deaf() -> Act<Pair> {
              client's kernel acknowledged it and knows. Recv-Q 1 is the end of file, waiting to \
              be read. The parent got SIGCHLD and cleared the child away.",
         )
-        .act("Wait a second. Nobody types.", Typed::Nothing, |_| {
-            Pair::wait_idly(A_WHILE)
-        })
-        .answer("the client", "asleep", Pair::fate)
         .observe_still(
             "The client sleeps where it slept before.",
             PS,
@@ -125,7 +123,7 @@ fn deaf() -> Act<Pair> {
         })
         .expect("the client", "exit status 3", Pair::fate)
         .expect(
-            "from the FIN to its word",
+            "the client spoke _ after the FIN",
             Expected::AtLeast(A_WHILE),
             Pair::said_after_fin,
         )
@@ -172,7 +170,7 @@ fn attentive() -> Act<Pair> {
             ))
         })
         .expect(
-            "from the FIN to its word",
+            "the client spoke _ after the FIN",
             Expected::Below(A_WHILE),
             Pair::said_after_fin,
         )

@@ -21,7 +21,7 @@ impl fmt::Display for Fact {
     }
 }
 
-/// `0.42 ms`, `17 ms`, `1.50 s`: three figures are all that a class can read.
+/// `0.42 ms`, `17 ms`, `36.8 s`: three figures are all that a class can read.
 fn write_time(f: &mut fmt::Formatter<'_>, time: Duration) -> fmt::Result {
     let ms = time.as_secs_f64() * 1000.0;
     if ms < 10.0 {
@@ -29,7 +29,7 @@ fn write_time(f: &mut fmt::Formatter<'_>, time: Duration) -> fmt::Result {
     } else if ms < 1000.0 {
         write!(f, "{ms:.0} ms")
     } else {
-        write!(f, "{:.2} s", ms / 1000.0)
+        write!(f, "{:.1} s", ms / 1000.0)
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
         let shown = |micros| Fact::Time(Duration::from_micros(micros)).to_string();
         assert_eq!(shown(420), "0.42 ms");
         assert_eq!(shown(17_300), "17 ms");
-        assert_eq!(shown(1_500_000), "1.50 s");
+        assert_eq!(shown(1_500_000), "1.5 s");
         let limit = Expected::Below(Duration::from_secs(1));
-        assert_eq!(limit.to_string(), "less than 1.00 s");
+        assert_eq!(limit.to_string(), "less than 1.0 s");
     }
 }

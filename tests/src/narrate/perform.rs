@@ -56,6 +56,12 @@ pub trait Renderer {
         Ok(())
     }
 
+    /// Lets this time pass, the audience watching.
+    fn wait(&mut self, time: Duration) -> io::Result<()> {
+        std::thread::sleep(time);
+        Ok(())
+    }
+
     /// The number of the choice that the audience believes in, counted from 0, if it has an
     /// opinion. The question has been shown.
     fn guess(&mut self, _question: &Question) -> Result<Option<usize>, Stop> {
@@ -117,6 +123,10 @@ pub struct Report {
     pub differences: Vec<String>,
     /// What could not be seen here: what, and why.
     pub skipped: Vec<(String, String)>,
+    /// How many predictions the audience made, and how many of them were right.
+    pub predictions: usize,
+    /// See `predictions`.
+    pub right: usize,
     /// Did the audience leave before the end?
     pub quit: bool,
 }
@@ -217,6 +227,11 @@ impl<'a> Performance<'a> {
                 self.renderer.show(&Event::Do(&what, *typed, &input))?;
                 self.attempt(&what, body(stage))?;
             }
+            Kind::Wait(time) => {
+                self.pause()?;
+                self.renderer.show(&Event::Do(&what, Typed::Nothing, ""))?;
+                self.renderer.wait(*time)?;
+            }
             // Looked at now, shown when the audience is ready: the facts are of this moment.
             Kind::Observe(command, facts) => {
                 let input = self.filled(command, stage)?;
@@ -292,6 +307,8 @@ impl<'a> Performance<'a> {
             .choices
             .iter()
             .position(|(choice, _)| Some(*choice) == fact.as_deref());
+        self.report.predictions += usize::from(guess.is_some());
+        self.report.right += usize::from(guess.is_some() && guess == choice);
         let answer = Event::Answer(&question, choice, guess);
         Ok(self.renderer.show(&answer)?)
     }
@@ -306,6 +323,7 @@ impl<'a> Performance<'a> {
             }
             Judgement::Different(expected, observed) => {
                 self.patience = self.patience.min(IMPATIENCE);
+                let what = what.replace(" _ ", " ... ");
                 report.differences.push(format!(
                     "{what} should have been {expected}, but was {observed}"
                 ));

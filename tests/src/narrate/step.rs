@@ -18,6 +18,7 @@
 //! test, and (without being performed) says what it would do.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -100,6 +101,8 @@ pub enum Kind<S> {
     Predict(Question),
     /// Makes something happen.
     Act(Typed, Deed<S>),
+    /// Lets time pass in which nobody does anything.
+    Wait(Duration),
     /// Runs a command that looks; the facts stand in where it is not installed.
     Observe(&'static str, Look<S, String>),
     /// The same, while nothing moves: the last is the moment that must not pass meanwhile.
@@ -168,6 +171,12 @@ impl<S: Stage> Act<S> {
         self.then(what, Kind::Act(typed, Box::new(body)))
     }
 
+    /// Lets time pass in which nobody does anything.
+    #[must_use]
+    pub fn wait(self, what: &'static str, time: Duration) -> Self {
+        self.then(what, Kind::Wait(time))
+    }
+
     /// Looks, the way a student would, with `command`. It is run for real; where it is not
     /// installed, `facts` (the same, asked from the kernel) are shown instead, marked as such.
     #[must_use]
@@ -200,7 +209,8 @@ impl<S: Stage> Act<S> {
         self.then(what, Kind::Show(Box::new(body)))
     }
 
-    /// Asserts that the kernel shows `expected`, now or very soon.
+    /// Asserts that the kernel shows `expected`, now or very soon. A ` _ ` in `what` makes it
+    /// a sentence, with the fact in that place.
     #[must_use]
     pub fn expect<T: Into<Fact>>(
         self,
@@ -267,6 +277,7 @@ impl<S> fmt::Display for Step<S> {
             Kind::Explain => write!(f, "explain  {}", self.what),
             Kind::Predict(_) => write!(f, "predict  {}", self.what),
             Kind::Act(typed, _) => write!(f, "act      {}{typed}", self.what),
+            Kind::Wait(time) => write!(f, "wait     {} [{}]", self.what, Fact::Time(*time)),
             Kind::Observe(command, _) | Kind::ObserveStill(command, ..) => {
                 write!(f, "observe  {}{}", self.what, Typed::Shell(command))
             }

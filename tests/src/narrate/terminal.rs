@@ -5,6 +5,8 @@
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Write};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anstyle::{AnsiColor, Style};
 
@@ -42,6 +44,8 @@ pub struct Terminal<W> {
     pace: Pace,
     /// Are drawings shown whole?
     full: bool,
+    /// Is somebody watching while it is written?
+    live: bool,
 }
 
 impl<W: Write> Terminal<W> {
@@ -52,6 +56,7 @@ impl<W: Write> Terminal<W> {
             width: width.clamp(40, 120),
             pace: Pace::Automatic,
             full: false,
+            live: false,
         }
     }
 
@@ -59,6 +64,7 @@ impl<W: Write> Terminal<W> {
     pub fn stepwise(out: W, width: usize, keyboard: impl BufRead + 'static) -> Self {
         Self {
             pace: Pace::Stepwise(Box::new(keyboard)),
+            live: true,
             ..Self::automatic(out, width)
         }
     }
@@ -67,6 +73,18 @@ impl<W: Write> Terminal<W> {
     #[must_use]
     pub fn full(self, full: bool) -> Self {
         Self { full, ..self }
+    }
+
+    /// Shows how time passes, if somebody watches `live`.
+    #[must_use]
+    pub fn live(self, live: bool) -> Self {
+        Self { live, ..self }
+    }
+
+    /// Adds a sentence that concerns the whole.
+    pub fn remark(&mut self, text: &str) -> io::Result<()> {
+        self.styled(DOUBTFUL, text, 0)?;
+        self.out.flush()
     }
 
     /// What the page is written on.
@@ -161,16 +179,18 @@ impl<W: Write> Terminal<W> {
         guess: Option<usize>,
     ) -> io::Result<()> {
         let answer = choice.map_or_else(
-            || "Answer: none of the choices.".to_string(),
-            |i| format!("Answer {}: {}.", i + 1, question.choices[i].1),
+            || "none of the choices".to_string(),
+            |i| format!("{}: {}", i + 1, question.choices[i].1),
         );
         let reply = match guess {
-            None => String::new(),
-            Some(guess) if Some(guess) == choice => " You were right.".into(),
-            Some(guess) => format!(" You said {}.", guess + 1),
+            None => format!("The kernel's answer is {answer}."),
+            Some(guess) if Some(guess) == choice => {
+                format!("You were right. The kernel's answer is {answer}.")
+            }
+            Some(guess) => format!("You said {}. The kernel's answer is {answer}.", guess + 1),
         };
         writeln!(self.out)?;
-        self.styled(STRONG, &format!("! {answer}{reply}"), 0)
+        self.styled(STRONG, &format!("! {reply}"), 0)
     }
 
     fn verdict(
@@ -179,22 +199,34 @@ impl<W: Write> Terminal<W> {
         expected: &Expected,
         judgement: &Judgement,
     ) -> io::Result<()> {
+        // A sentence with a place for the fact, or a name for it.
+        let told = |fact: &dyn Display| {
+            if what.contains(" _ ") {
+                what.replace(" _ ", &format!(" {fact} "))
+            } else {
+                format!("{what}: {fact}")
+            }
+        };
         let (style, word, text) = match judgement {
-            Judgement::Held(fact) => match expected {
-                Expected::Is(_) => (GOOD, "OK", format!("{what}: {fact}")),
-                _ => (GOOD, "OK", format!("{what}: {fact} ({expected})")),
-            },
+            Judgement::Held(fact) => (GOOD, "OK", told(fact)),
             Judgement::Varied(fact, why) => (
                 DOUBTFUL,
                 "VARIATION",
-                format!("{what}: {fact} instead of {expected}; {why}"),
+                format!("{} instead of {expected}; {why}", told(fact)),
             ),
             Judgement::Different(expected, observed) => (
                 BAD,
                 "DIFFERENT",
-                format!("{what}: should have been {expected}, but was {observed}"),
+                format!(
+                    "{}: should have been {expected}, but was {observed}",
+                    what.replace(" _ ", " ... ")
+                ),
             ),
-            Judgement::Unseen(why) => (DOUBTFUL, "SKIP", format!("{what}: {why}")),
+            Judgement::Unseen(why) => (
+                DOUBTFUL,
+                "SKIP",
+                format!("{}: {why}", what.replace(" _ ", " ... ")),
+            ),
         };
         self.marked(style, word, &text)
     }
@@ -213,6 +245,13 @@ impl<W: Write> Terminal<W> {
         writeln!(self.out)?;
         for sentence in &report.differences {
             self.marked(BAD, "DIFFERENT", sentence)?;
+        }
+        if report.predictions > 0 {
+            let score = format!(
+                "{} of {} predictions right",
+                report.right, report.predictions
+            );
+            self.styled(STRONG, &score, 0)?;
         }
         let style = if report.passed(false) { GOOD } else { BAD };
         let left = if report.quit { " (left early)" } else { "" };
@@ -236,6 +275,7 @@ impl<W: Write> Terminal<W> {
         let Pace::Stepwise(keyboard) = &mut self.pace else {
             return Ok(None);
         };
+        let prompt = prompt.to_string();
         write!(self.out, "\n{prompt} ")?;
         self.out.flush()?;
         let mut line = String::new();
@@ -244,7 +284,11 @@ impl<W: Write> Terminal<W> {
             writeln!(self.out)?;
             return Err(Stop::Quit);
         }
-        write!(self.out, "{RUB_OUT}{RUB_OUT}")?;
+        let length = prompt.chars().count() + 1 + line.trim_end().chars().count();
+        // The blank line before it, and itself on as many as it takes.
+        for _ in 0..=length.div_ceil(self.width).max(1) {
+            write!(self.out, "{RUB_OUT}")?;
+        }
         if line.trim().eq_ignore_ascii_case("s") {
             self.pace = Pace::Automatic;
             return Ok(None);
@@ -277,17 +321,42 @@ impl<W: Write> Renderer for Terminal<W> {
     }
 
     fn pause(&mut self) -> Result<(), Stop> {
-        self.prompt("[Enter] next   [s] no more pauses   [q] quit")
+        self.prompt("[Enter] next   [s Enter] no more pauses   [q Enter] quit")
             .map(drop)
+    }
+
+    /// A dot every quarter of a second, for those who watch.
+    fn wait(&mut self, time: Duration) -> io::Result<()> {
+        const DOT: Duration = Duration::from_millis(250);
+        if !self.live {
+            sleep(time);
+            return Ok(());
+        }
+        let end = Instant::now() + time;
+        write!(self.out, "{:INDENT$}", "")?;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            write!(self.out, ". ")?;
+            self.out.flush()?;
+            sleep(left.min(DOT));
+        }
+        writeln!(self.out)
     }
 
     fn guess(&mut self, question: &Question) -> Result<Option<usize>, Stop> {
         let count = question.choices.len();
-        let prompt = format!("Your guess, 1 to {count} ([Enter] none, [q] quit):");
+        let numbers: Vec<_> = (1..count).map(|i| i.to_string()).collect();
+        let numbers = format!("{} or {count}", numbers.join(", "));
+        let keys = "Enter: none; s Enter: no more pauses; q Enter: quit";
+        let mut prompt = format!("Your guess ({numbers}; {keys}):");
         loop {
             let Some(line) = self.prompt(&prompt)? else {
                 return Ok(None);
             };
+            prompt = format!("Please {numbers} ({keys}):");
             match line.parse::<usize>() {
                 Ok(number) if (1..=count).contains(&number) => return Ok(Some(number - 1)),
                 _ if line.is_empty() => return Ok(None),
@@ -300,7 +369,6 @@ impl<W: Write> Renderer for Terminal<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const WHERE: Question = Question {
         text: "Where?",
@@ -350,8 +418,54 @@ mod tests {
         assert!(text.lines().all(|line| line.len() <= 60), "{text}");
         let limit = Expected::Below(Duration::from_secs(1));
         let held = Judgement::Held(Duration::from_millis(20).into());
-        let text = shown(&[Event::Verdict("it took", &limit, &held)]);
-        assert_eq!(text, "OK         it took: 20 ms (less than 1.00 s)\n");
+        let text = shown(&[Event::Verdict("it spoke _ later", &limit, &held)]);
+        assert_eq!(text, "OK         it spoke 20 ms later\n");
+        let late = Judgement::Different(limit.clone(), "2.0 s".into());
+        let text = shown(&[Event::Verdict("it spoke _ later", &limit, &late)]);
+        let expected = "DIFFERENT  it spoke ... later: should have been less than\n           1.0 s, but was 2.0 s\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn guess_and_answer_are_said_together() {
+        let text = shown(&[Event::Answer(&WHERE, Some(0), Some(1))]);
+        assert_eq!(text, "\n! You said 2. The kernel's answer is 1: here.\n");
+        let text = shown(&[Event::Answer(&WHERE, Some(0), Some(0))]);
+        assert!(text.starts_with("\n! You were right. The kernel's answer is 1"));
+        let text = shown(&[Event::Answer(&WHERE, None, None)]);
+        assert_eq!(text, "\n! The kernel's answer is none of the choices.\n");
+    }
+
+    #[test]
+    fn the_score_is_said_if_there_were_predictions() {
+        let mut report = Report {
+            predictions: 3,
+            right: 2,
+            ..Report::default()
+        };
+        let text = shown(&[Event::End(&report)]);
+        assert!(text.contains("2 of 3 predictions right"), "{text}");
+        report.predictions = 0;
+        assert!(!shown(&[Event::End(&report)]).contains("predictions"));
+    }
+
+    #[test]
+    fn time_passes_in_dots_where_somebody_watches() {
+        let mut page = page("");
+        page.wait(Duration::from_millis(10)).expect("a vector");
+        assert_eq!(String::from_utf8_lossy(page.written()).trim_end(), "    .");
+        let mut page = Terminal::automatic(Vec::new(), 80);
+        page.wait(Duration::from_millis(10)).expect("a vector");
+        assert!(page.written().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_guess_is_answered_with_the_choices() {
+        let mut page = page("7\n2\n");
+        assert!(matches!(page.guess(&WHERE), Ok(Some(1))));
+        let text = String::from_utf8_lossy(page.written()).into_owned();
+        assert_eq!(text.matches("Please 1 or 2").count(), 1, "{text}");
+        assert!(text.contains("s Enter: no more pauses"), "{text}");
     }
 
     #[test]
