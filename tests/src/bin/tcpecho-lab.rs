@@ -6,10 +6,11 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tcpecho_common::Exit;
+use tcpecho_lab::binaries;
 use tcpecho_lab::labs::{self, sweep};
 use tcpecho_lab::narrate::terminal::Terminal;
 use tcpecho_lab::netns::{self, Isolated, Isolation};
@@ -19,11 +20,14 @@ Begin with:
   tcpecho-lab list                          what there is to see
   tcpecho-lab run premature-termination     the server dies: who notices, and when?
 
+Environment:
+  TCPECHO_BIN_DIR    take tcpechod and tcpecho from this directory, and build nothing
+
 Nothing here needs root, tcpdump, ss or ip. Exit codes: 0 every fact was as expected,
 1 something differed, 2 the command line cannot be right.";
 
 const RUN_HELP: &str = "\
-A lab starts the programs for real, in a network and process table of its own, asks you what will
+A demonstration starts the programs for real, in a network and process table of its own, asks you what will
 happen, lets it happen, and compares what the kernel shows with what it must show:
 
   OK         as expected
@@ -38,7 +42,10 @@ everything that was started.
 Examples:
   tcpecho-lab run premature-termination             in class
   tcpecho-lab run premature-termination --auto      all of it, in a few seconds
-  tcpecho-lab run premature-termination | less      to read";
+  tcpecho-lab run premature-termination --full | less      to read
+
+Environment:
+  TCPECHO_BIN_DIR    take tcpechod and tcpecho from this directory, and build nothing";
 
 /// Experiments with a TCP echo server and its clients that show, tell and check themselves
 #[derive(Debug, Parser)]
@@ -50,16 +57,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the labs
+    /// List the demonstrations
     List,
-    /// Perform labs, one after the other
+    /// Perform demonstrations, one after the other
     #[command(after_help = RUN_HELP)]
     Run(Run),
 }
 
 #[derive(Args, Debug)]
 struct Run {
-    /// Which labs (see `tcpecho-lab list`)
+    /// Which demonstrations (see `tcpecho-lab list`)
     #[arg(value_name = "NAME", required = true, value_parser = names())]
     labs: Vec<String>,
 
@@ -70,7 +77,7 @@ struct Run {
     #[arg(long)]
     full: bool,
 
-    /// Fail if anything cannot be seen here
+    /// Fail if anything cannot be seen here: what is skipped counts as failure
     #[arg(long)]
     strict: bool,
 
@@ -97,7 +104,11 @@ fn names() -> PossibleValuesParser {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return explained(&error),
+    };
+    let result = match cli.command {
         None => teach(),
         Some(Command::List) => list(),
         Some(Command::Run(run)) => run.isolated(),
@@ -110,6 +121,35 @@ fn main() -> ExitCode {
         let _ = writeln!(anstream::stderr(), "tcpecho-lab: {error:#}");
         Exit::Failed.into()
     })
+}
+
+/// What is wrong with the command line; help and version are no error.
+fn explained(error: &clap::Error) -> ExitCode {
+    // If it cannot be printed, the exit code says it.
+    let _ = error.print();
+    let args: Vec<String> = env::args().skip(1).collect();
+    if let Some(line) = meant(&args).filter(|_| error.use_stderr()) {
+        let _ = writeln!(anstream::stderr(), "\ndid you mean: {line}");
+    }
+    ExitCode::from(error.exit_code() as u8)
+}
+
+/// The command line with the `run` that was forgotten.
+fn meant(args: &[String]) -> Option<String> {
+    labs::find(args.first()?)?;
+    Some(format!("tcpecho-lab run {}", args.join(" ")))
+}
+
+/// Fails if the programs are missing, before anything starts.
+fn programs_are_built() -> Result<()> {
+    for program in ["tcpechod", "tcpecho"] {
+        if let Err(error) = binaries::path(program) {
+            let error = format!("{error:#}");
+            let why = error.lines().next().unwrap_or_default();
+            bail!("{program} is not built: run `cargo build --bins` or `make demo` ({why})");
+        }
+    }
+    Ok(())
 }
 
 fn teach() -> Result<ExitCode> {
@@ -138,6 +178,9 @@ fn list() -> Result<ExitCode> {
 impl Run {
     /// Runs this program again in namespaces, unless it is to stay here or is there already.
     fn isolated(self) -> Result<ExitCode> {
+        if !netns::inside() {
+            programs_are_built()?;
+        }
         let args: Vec<OsString> = env::args_os().skip(1).collect();
         let place = if self.plain {
             Isolated::Here(Isolation::Plain("as --plain asks".into()))
@@ -157,13 +200,17 @@ impl Run {
 
     fn perform(&self, place: &Isolation) -> Result<ExitCode> {
         let mut page = self.page();
-        let mut passed = true;
+        let (mut passed, mut skipped) = (true, false);
         for lab in self.labs.iter().filter_map(|name| labs::find(name)) {
             let report = lab.perform(place, &mut page)?;
             passed &= report.passed(self.strict);
+            skipped |= !report.skipped.is_empty();
             if report.quit {
                 break;
             }
+        }
+        if self.strict && skipped {
+            page.remark("--strict: skipped counts as failure")?;
         }
         Ok(if passed { Exit::Done } else { Exit::Failed }.into())
     }
@@ -178,7 +225,7 @@ impl Run {
         } else {
             Terminal::automatic(out, width)
         };
-        page.full(self.full)
+        page.full(self.full).live(watched)
     }
 }
 
@@ -220,6 +267,17 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("similar"), "{text}");
         assert!(text.matches("premature-termination").count() > 1, "{text}");
+    }
+
+    #[test]
+    fn a_demonstration_without_run_is_understood() {
+        let args = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            meant(&args("premature-termination --auto")).as_deref(),
+            Some("tcpecho-lab run premature-termination --auto")
+        );
+        assert_eq!(meant(&args("rain")), None);
+        assert_eq!(meant(&[]), None);
     }
 
     #[test]
