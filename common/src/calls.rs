@@ -14,11 +14,12 @@
 //! Off costs one branch.
 
 use std::fmt::Write as _;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid, gettid};
 
@@ -36,12 +37,24 @@ pub fn trace(on: bool) {
     WATCHED.fetch_or(on, Ordering::Relaxed);
 }
 
-/// Sends records to `fd` from now on (`--events-fd`). Errors: EBADF if it is not open.
+/// Sends records to `fd` from now on (`--events-fd`). Errors: EBADF if it is not open, or not for
+/// writing.
 pub fn record_to(fd: RawFd) -> nix::Result<()> {
     let sink = Sink::over(fd)?;
+    if !is_open_for_writing(fd)? {
+        return Err(Errno::EBADF);
+    }
     *events() = Some(sink);
     WATCHED.store(true, Ordering::Relaxed);
     Ok(())
+}
+
+fn is_open_for_writing(fd: RawFd) -> nix::Result<bool> {
+    #[expect(unsafe_code)]
+    // SAFETY: used for one call only; a wrong number yields EBADF.
+    let flags = fcntl(unsafe { BorrowedFd::borrow_raw(fd) }, FcntlArg::F_GETFL)?;
+    let access = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE;
+    Ok(access == OFlag::O_WRONLY || access == OFlag::O_RDWR)
 }
 
 /// What a call returned, as a number.
@@ -240,6 +253,15 @@ mod tests {
                 .is_ok_and(|ns| ns > 1_600_000_000_000_000_000)
         );
         assert_eq!(fields[3..], ["return", "accept", "3", "-1", "EMFILE"]);
+    }
+
+    #[test]
+    fn a_descriptor_that_cannot_be_written_to_is_refused() {
+        let (reader, _writer) = nix::unistd::pipe().expect("a pipe");
+        let null = std::fs::File::open("/dev/null").expect("there");
+        for fd in [reader.as_raw_fd(), null.as_raw_fd(), 19_999] {
+            assert_eq!(record_to(fd), Err(Errno::EBADF), "{fd}");
+        }
     }
 
     #[test]
