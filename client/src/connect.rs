@@ -68,26 +68,38 @@ pub fn to(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Failure
 
 fn attempt(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Cause> {
     let deadline = Instant::now() + timeout;
-    let socket = open(address).map_err(Cause::System)?;
-    let raw = socket.as_raw_fd();
+    let stream = open(address).map(TcpStream::from).map_err(Cause::System)?;
+    match establish(&stream, address, deadline) {
+        Ok(true) => Ok(stream),
+        Ok(false) => Err((stream, Cause::NoAnswerWithin(timeout))),
+        Err(cause) => Err((stream, cause)),
+    }
+    .map_err(|(stream, cause)| {
+        calls::close(stream.into());
+        cause
+    })
+}
+
+/// Connects; false if `deadline` came first.
+fn establish(stream: &TcpStream, address: SocketAddr, deadline: Instant) -> Result<bool, Cause> {
+    let raw = stream.as_raw_fd();
     let start = calls::at_once("connect", raw, || {
         connect(raw, &SockaddrStorage::from(address))
     });
     match start {
         Ok(()) => {}
         Err(Errno::EINPROGRESS | Errno::EINTR) => {
-            if !is_decided(&socket, deadline).map_err(Cause::System)? {
-                return Err(Cause::NoAnswerWithin(timeout));
+            if !is_decided(stream, deadline).map_err(Cause::System)? {
+                return Ok(false);
             }
         }
         Err(errno) => return Err(Cause::System(errno)),
     }
-    let stream = TcpStream::from(socket);
-    take_error(&stream).map_or(Ok(()), |errno| Err(Cause::System(errno)))?;
-    if is_connected_to_itself(&stream) {
+    take_error(stream).map_or(Ok(()), |errno| Err(Cause::System(errno)))?;
+    if is_connected_to_itself(stream) {
         return Err(Cause::ItselfAnswered);
     }
-    Ok(stream)
+    Ok(true)
 }
 
 fn open(address: SocketAddr) -> nix::Result<OwnedFd> {
@@ -97,15 +109,19 @@ fn open(address: SocketAddr) -> nix::Result<OwnedFd> {
         AddressFamily::Inet6
     };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let socket = socket(family, SockType::Stream, flags, None)?;
+    let socket = calls::at_once("socket", -1, || {
+        socket(family, SockType::Stream, flags, None)
+    })?;
     // What is typed leaves at once. Nagle would hold a line back while an earlier one is not
     // acknowledged; in bulk we hand over as much as we have anyway, so there is nothing to collect.
-    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    calls::at_once("setsockopt", socket.as_raw_fd(), || {
+        setsockopt(&socket, sockopt::TcpNoDelay, &true)
+    })?;
     Ok(socket)
 }
 
 /// Waits until the handshake has succeeded or failed; false if `deadline` came first.
-fn is_decided(socket: &OwnedFd, deadline: Instant) -> nix::Result<bool> {
+fn is_decided(socket: &TcpStream, deadline: Instant) -> nix::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         // Rounded up, lest the last millisecond be spent spinning.
@@ -161,27 +177,35 @@ impl Attempt {
 
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot connect to {}: {}", self.address, self.cause)
+        let Self { address, cause } = self;
+        write!(f, "cannot connect to {address}: ")?;
+        let refused = Errno::ECONNREFUSED;
+        let start = format!(
+            "is the server running? start one: tcpechod {}",
+            address.port()
+        );
+        match cause {
+            Cause::System(errno) if *errno == refused => write!(f, "{refused} ({start})"),
+            Cause::System(Errno::EINVAL) if needs_interface(address) => write!(
+                f,
+                "{} (a link-local address needs its interface: {}%eth0)",
+                Errno::EINVAL,
+                address.ip()
+            ),
+            Cause::System(errno) => write!(f, "{errno}"),
+            Cause::NoAnswerWithin(limit) => {
+                write!(f, "{} (--connect-timeout {limit:?})", Errno::ETIMEDOUT)
+            }
+            Cause::ItselfAnswered => {
+                write!(f, "{refused} ({start}; the socket had connected to itself)")
+            }
+        }
     }
 }
 
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let refused = Errno::ECONNREFUSED;
-        match self {
-            Self::System(errno) if *errno == refused => {
-                write!(f, "{refused} (is the server running?)")
-            }
-            Self::System(errno) => write!(f, "{errno}"),
-            Self::NoAnswerWithin(limit) => {
-                write!(f, "{} (--connect-timeout {limit:?})", Errno::ETIMEDOUT)
-            }
-            Self::ItselfAnswered => write!(
-                f,
-                "{refused} (is the server running? the socket had connected to itself)"
-            ),
-        }
-    }
+/// Is it valid on every link, and so on none in particular?
+fn needs_interface(address: &SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0)
 }
 
 #[cfg(test)]
@@ -217,9 +241,20 @@ mod tests {
         let failure = to("127.0.0.1", port, PATIENCE).expect_err("nobody listens");
         assert_eq!(failure.exit(), Exit::Failed);
         let line = format!(
-            "cannot connect to 127.0.0.1:{port}: ECONNREFUSED: Connection refused (is the server running?)"
+            "cannot connect to 127.0.0.1:{port}: ECONNREFUSED: Connection refused \
+             (is the server running? start one: tcpechod {port})"
         );
         assert_eq!(failure.lines(), [line]);
+    }
+
+    #[test]
+    fn a_link_local_address_needs_its_interface() {
+        let failure = to("fe80::1", 7, PATIENCE).expect_err("of which link?");
+        let hint = "(a link-local address needs its interface: fe80::1%eth0)";
+        // A machine without IPv6 has another reason.
+        if failure.lines()[0].contains("EINVAL") {
+            assert!(failure.lines()[0].ends_with(hint), "{failure:?}");
+        }
     }
 
     #[test]

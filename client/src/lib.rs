@@ -27,8 +27,12 @@ pub const PROGRAM: &str = "tcpecho";
 
 /// Connects, talks, and tells what went wrong.
 pub fn run(cli: &Cli) -> Exit {
-    match connect::to(&cli.host, cli.port, cli.connect_timeout) {
-        Ok(stream) => talk(&stream, cli.mode),
+    match connect::to(&cli.host, cli.port(), cli.connect_timeout) {
+        Ok(stream) => {
+            let exit = talk(&stream, cli.mode);
+            calls::close(stream.into());
+            exit
+        }
         Err(failure) => {
             for line in failure.lines() {
                 logging::say(PROGRAM, line);

@@ -1,7 +1,7 @@
 //! Where diagnostics go: stderr, through log and `env_logger`, in lines that never block the program.
 //!
-//! `info` is the life of connections and children, `debug` readiness, `trace` one line per system
-//! call. `RUST_LOG` wins over `-v` and `-q`; `RUST_LOG=mio=trace` shows mio's registrations.
+//! `info` is the life of connections and children, `debug` readiness, `trace` the system
+//! calls that go through [`calls`]. `RUST_LOG` wins over `-v` and `-q`; `RUST_LOG=mio=trace` shows mio's registrations.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -22,10 +22,10 @@ pub const STATUS: &str = "status";
 /// `-v` and `-q`.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Verbosity {
-    /// Say more on stderr: -v connections and children, -vv readiness, -vvv every system call (`RUST_LOG` overrides)
+    /// Say more on stderr: -v connections (and children), -vv readiness, -vvv most of the system calls it makes (`RUST_LOG` overrides)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
-    /// Say less: -q errors only, -qq nothing
+    /// Say less: -q errors only, -qq no log lines at all; the reason for a failure is always said
     #[arg(short, long, action = clap::ArgAction::Count, global = true, conflicts_with = "verbose")]
     pub quiet: u8,
 }

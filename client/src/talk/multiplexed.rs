@@ -71,7 +71,10 @@ impl<'a> Talk<'a> {
         stdin: BorrowedFd<'a>,
         stdout: BorrowedFd<'a>,
     ) -> Result<Self, Stop> {
-        let poll = Poll::new().map_err(|e| Stop::Failed("make an epoll", calls::errno(&e)))?;
+        let poll = calls::at_once("epoll_create1", -1, || {
+            Poll::new().map(Epoll).map_err(|error| calls::errno(&error))
+        });
+        let Epoll(poll) = poll.map_err(|errno| Stop::Failed("make an epoll", errno))?;
         let mut talk = Self {
             poll,
             stream,
@@ -304,6 +307,15 @@ impl<'a> Talk<'a> {
         self.readable = true;
         self.writable |= event.is_writable();
         before != (self.readable, self.writable, self.session)
+    }
+}
+
+/// What epoll_create1 returns.
+struct Epoll(Poll);
+
+impl calls::Figure for Epoll {
+    fn figure(&self) -> i64 {
+        i64::from(self.0.as_raw_fd())
     }
 }
 
