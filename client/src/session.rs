@@ -240,7 +240,7 @@ struct Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.unanswered {
-            0 => return f.write_str("0 bytes unanswered"),
+            0 => return f.write_str("nothing unanswered"),
             1 => f.write_str("1 byte unanswered")?,
             bytes => write!(f, "{bytes} bytes unanswered")?,
         }
@@ -403,7 +403,7 @@ mod tests {
         let line = "server terminated prematurely (FIN) 3 ms ago, 2 bytes unanswered";
         assert_eq!(fin, (line.into(), Exit::Premature));
         let late = told(&[Silent], Some(Duration::from_millis(4210)));
-        let line = "server terminated prematurely (FIN) 4.2 s ago, 0 bytes unanswered";
+        let line = "server terminated prematurely (FIN) 4.2 s ago, nothing unanswered";
         assert_eq!(late, (line.into(), Exit::Premature));
         let line = "server terminated prematurely (FIN), 2 bytes unanswered (1 of them unsent)";
         assert_eq!(told(&[Took, Sent, Silent], None).0, line);

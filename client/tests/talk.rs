@@ -214,7 +214,7 @@ fn a_fin_is_told_while_stdin_is_idle() {
     let mut talk = Talk::piped("multiplexed");
     talk.exchange(b"hello\n");
     let (code, _, stderr) = end(talk.close());
-    let line = "tcpecho: server terminated prematurely (FIN), 0 bytes unanswered\n";
+    let line = "tcpecho: server terminated prematurely (FIN), nothing unanswered\n";
     assert_eq!((code, without_age(&stderr).as_str()), (Some(3), line));
 }
 
@@ -223,7 +223,7 @@ fn a_reset_is_told_while_stdin_is_idle() {
     let mut talk = Talk::piped("multiplexed");
     talk.exchange(b"hello\n");
     let (code, _, stderr) = end(talk.reset());
-    let line = "tcpecho: server reset the connection (RST), 0 bytes unanswered\n";
+    let line = "tcpecho: server reset the connection (RST), nothing unanswered\n";
     assert_eq!((code, stderr.as_str()), (Some(4), line));
 }
 

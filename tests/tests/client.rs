@@ -196,7 +196,7 @@ fn the_death_of_what_serves_is_told_at_once() {
         let talk = Talk::start(model, |client| client);
         talk.kill_peer();
         assert_eq!(talk.end(), 3, "{model}");
-        assert_complaint(&talk.client, FIN, "0 bytes unanswered");
+        assert_complaint(&talk.client, FIN, "nothing unanswered");
     }
 }
 
@@ -259,7 +259,7 @@ fn a_server_that_is_told_to_stop_pays_what_it_owes() {
             assert_eq!(talk.end(), expected, "{model}");
             assert!(talk.client.stdout() == all, "{model}");
             if !stdin_ended {
-                assert_complaint(&talk.client, FIN, "0 bytes unanswered");
+                assert_complaint(&talk.client, FIN, "nothing unanswered");
             }
         }
     }
@@ -388,7 +388,7 @@ fn a_client_that_was_stopped_when_the_server_went_tells_it_when_continued() {
     talk.wait_for_fin();
     signal(talk.client.pid(), Signal::SIGCONT);
     assert_eq!(talk.end(), 3);
-    assert_complaint(&talk.client, FIN, "0 bytes unanswered");
+    assert_complaint(&talk.client, FIN, "nothing unanswered");
 }
 
 #[test]
@@ -562,7 +562,10 @@ fn what_is_wrong_with_the_command_line_is_told_first() {
         (&["127.0.0.1", "0"][..], 2, "'0'"),
         (&["127.0.0.1", "65536"], 2, "'65536'"),
         (&["127.0.0.1", "echo"], 2, "'echo'"),
-        (&["127.0.0.1:7"], 2, "127.0.0.1 7"),
+        (&["8990"], 2, "'8990' is a port; the host comes first"),
+        (&["127.0.0.1:7"], 2, "tcpecho 127.0.0.1 7"),
+        (&["[::1]:7"], 2, "tcpecho ::1 7"),
+        (&["localhost", "7", "-p", "7"], 2, "--port"),
         (&["--mode", "psychic", "127.0.0.1"], 2, "'psychic'"),
         (&["--no-such-flag", "127.0.0.1"], 2, "'--no-such-flag'"),
         (&["-w", "soon", "127.0.0.1"], 2, "'soon'"),
@@ -585,14 +588,39 @@ fn what_is_wrong_with_the_command_line_is_told_first() {
 }
 
 #[test]
-fn a_port_on_which_nobody_listens_is_an_error() {
+fn a_port_on_which_nobody_listens_is_an_error_however_quiet_the_client_is() {
     // Below the range from which the kernel takes ports, so that nobody gets it meanwhile.
     let address = free_address();
-    let client = start(Client::to(address));
-    assert_eq!(end(&client), 1);
-    let line = client.stderr();
-    let told = line.contains("ECONNREFUSED") && line.lines().count() == 1;
-    assert!(told && line.contains(&address.to_string()), "{line}");
+    for client in [Client::to(address), Client::to(address).arg("-qq")] {
+        let client = start(client);
+        assert_eq!(end(&client), 1);
+        let line = client.stderr();
+        let told = line.contains("ECONNREFUSED") && line.lines().count() == 1;
+        assert!(told && line.contains(&address.to_string()), "{line}");
+        let hint = format!("start one: tcpechod {}", address.port());
+        assert!(line.contains(&hint), "{line}");
+    }
+}
+
+#[test]
+fn the_calls_that_make_and_end_a_connection_are_recorded() {
+    let server = serve(Model::Reactor);
+    for mode in MODES {
+        let client = Client::to(server.address()).mode(mode).events();
+        let client = start(client.stdin(file(b"hello\n")));
+        assert_eq!(end(&client), 0, "{mode}");
+        let calls = client.calls();
+        let fd = |name: &str| calls.iter().find(|c| c.call == name).map(|c| c.fd);
+        let socket = calls.iter().find(|c| c.call == "socket");
+        let socket = Some(socket.expect("observed").result as i32);
+        for name in ["setsockopt", "connect", "close"] {
+            assert_eq!(fd(name), socket, "{mode} {name}");
+        }
+        if mode == "multiplexed" {
+            assert_eq!(fd("epoll_create1"), Some(-1));
+            assert_eq!(fd("epoll_ctl"), socket);
+        }
+    }
 }
 
 #[test]
@@ -648,7 +676,7 @@ fn delay(stdin: Stdin, death: Death) -> Duration {
         Stdin::Terminal => client.on_pty(),
     });
     let (code, what, missing) = match death {
-        Death::Fin => (3, FIN, "0 bytes unanswered"),
+        Death::Fin => (3, FIN, "nothing unanswered"),
         Death::Reset => {
             talk.leave_unread("unread");
             (4, RST, "7 bytes unanswered")
@@ -733,7 +761,7 @@ fn settled(client: &ClientProcess) -> Option<()> {
 /// What appears on a terminal until nothing more comes, or it has come to `most` lines.
 fn read_while_it_goes_on(mut master: &File, most: usize) -> String {
     let (mut shown, mut piece) = (Vec::new(), [0; 4096]);
-    let lines = |shown: &[u8]| shown.iter().filter(|byte| **byte == b'\n').count();
+    let lines = |shown: &[u8]| shown.split(|byte| *byte == b'\n').count();
     while lines(&shown) < most {
         let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
         let pause = PollTimeout::from(500_u16);
