@@ -29,6 +29,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
     let mut desk = Desk {
         listener: Some(server.listener),
         queue: VecDeque::new(),
+        unfinished: None,
         config: server.config,
         counters: server.counters,
         started: Instant::now(),
@@ -57,7 +58,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
         }
     }
     // Those that were queued when the signal came get what they are owed, one after the other.
-    while let Some((stream, peer)) = desk.queue.pop_front() {
+    while let Some((stream, peer)) = desk.next_queued() {
         desk.talk(stream, peer);
     }
     desk.counters.stopped();
@@ -69,6 +70,8 @@ struct Desk {
     listener: Option<Listener>,
     /// Accepted when the server was told to stop, and not served yet.
     queue: VecDeque<(OwnedFd, Peer)>,
+    /// There was no descriptor for everybody when the server was told to stop.
+    unfinished: Option<Listener>,
     config: Config,
     counters: &'static Counters,
     started: Instant,
@@ -91,16 +94,16 @@ impl Desk {
         }
         if pending.stop {
             if let Some(listener) = self.listener.take() {
-                self.stop(listener);
+                self.counters.stopping();
+                listener.do_not_block();
+                self.let_in(listener);
             }
             signals::tell_why_waiting(self.queue.len() + 1, self.config.grace);
         }
     }
 
-    /// Takes in whom the kernel has accepted for us, and stops listening.
-    fn stop(&mut self, listener: Listener) {
-        self.counters.stopping();
-        listener.do_not_block();
+    /// Takes in whom the kernel has accepted for us, and stops listening when nobody is left.
+    fn let_in(&mut self, listener: Listener) {
         loop {
             match accept(&listener, Blocking::Yes) {
                 Ok((stream, peer)) => {
@@ -108,10 +111,22 @@ impl Desk {
                     self.queue.push_back((stream, peer));
                 }
                 Err(Refusal::Interrupted | Refusal::Lost) => {}
-                Err(_) => break,
+                Err(Refusal::Exhausted(_)) => {
+                    self.unfinished = Some(listener);
+                    return;
+                }
+                Err(Refusal::Nobody | Refusal::Fatal(_)) => break,
             }
         }
         listener.close();
+    }
+
+    /// Whoever was queued when the signal came. A talk that has ended makes room for one more.
+    fn next_queued(&mut self) -> Option<(OwnedFd, Peer)> {
+        if let Some(listener) = self.unfinished.take() {
+            self.let_in(listener);
+        }
+        self.queue.pop_front()
     }
 
     fn talk(&mut self, stream: OwnedFd, peer: Peer) {

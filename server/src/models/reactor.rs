@@ -369,14 +369,21 @@ impl Reactor {
         self.counters.stopping();
         self.idle_tick = None;
         self.stop_tick = Some(Instant::now() + signals::TICK);
-        // Those that are owed nothing close at once, and make room.
-        self.let_have_what_is_owed();
-        // They are let in past the cap and the pause: all they get is what they have sent by now.
+        // Clients are let in past the cap: all they get is what they have sent by now.
         self.config.max_connections = usize::MAX;
-        self.door.rests_until = None;
-        self.door.knocked = true;
-        while self.may_accept() && signals::in_time(self.config.grace) {
-            if self.accept_some().is_err() {
+        loop {
+            // Those that are owed nothing close at once, and make room where descriptors are out.
+            let before = self.connections.len();
+            self.let_have_what_is_owed();
+            let made_room = self.connections.len() < before;
+            self.door.knocked = true;
+            self.door.rests_until = None;
+            while self.may_accept() && signals::in_time(self.config.grace) {
+                if self.accept_some().is_err() {
+                    break;
+                }
+            }
+            if !self.door.knocked || !made_room {
                 break;
             }
         }
