@@ -26,6 +26,8 @@ const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
 
 /// Goes one line up and clears it.
 const RUB_OUT: &str = "\x1b[1A\x1b[2K\r";
+/// Clears everything from here on.
+const RUB_REST: &str = "\x1b[J";
 /// Where what was typed and what came out begins.
 const INDENT: usize = 4;
 
@@ -289,6 +291,8 @@ impl<W: Write> Terminal<W> {
         for _ in 0..=length.div_ceil(self.width).max(1) {
             write!(self.out, "{RUB_OUT}")?;
         }
+        // Who pressed Enter too early has moved what was to be rubbed out.
+        write!(self.out, "{RUB_REST}")?;
         if line.trim().eq_ignore_ascii_case("s") {
             self.pace = Pace::Automatic;
             return Ok(None);
