@@ -74,8 +74,10 @@ claims! {
     accepting_rests_while_emfile_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::EMFILE): all;
     accepting_rests_while_enfile_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENFILE): all;
     accepting_rests_while_enobufs_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENOBUFS): all;
+    accepting_rests_while_it_is_forbidden = while_it_lasts_clients_wait_and_cost_nothing(Errno::EPERM): all;
     accepting_rests_at_the_limit_of_descriptors = at_the_limit_clients_wait_and_cost_nothing(): all;
     a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread reactor);
+    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread reactor);
     a_small_limit_is_served_with_or_complained_about = at_any_limit_it_serves_or_says_why(): all;
 
     read_is_interrupted = an_interruption_is_not_noticed("read"): all;
@@ -207,6 +209,24 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
         client.is_answered("afterwards");
     }
     one_episode(&server);
+}
+
+/// Those that are owed nothing leave, and make room for those that are still in the queue.
+fn who_is_queued_at_the_limit_is_answered_at_sigterm(model: Model) {
+    let server = start(Server::model(model).arg("--grace").arg("60s"));
+    let first = served(server.address(), "first");
+    Limit::of(&server).lower_to_what_is_in_use(1);
+    let queued = ["1", "2", "3"].map(|name| waiting(server.address(), name));
+    if model.serves() == Serves::All {
+        wait_for_line(&server, RESTS);
+    }
+    server.signal(Signal::SIGTERM).expect("it runs");
+    for (mut client, name) in queued.into_iter().zip(["1", "2", "3"]) {
+        client.hears(name);
+    }
+    drop(first);
+    let status = server.wait(Duration::from_secs(10)).expect("its end");
+    assert!(status.success(), "{status}");
 }
 
 fn a_client_that_leaves_makes_room_for_the_next(model: Model) {

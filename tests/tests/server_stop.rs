@@ -25,6 +25,7 @@ promised! { by every model:
     sigint_does_the_same
     who_is_owed_nothing_is_closed_at_once
     the_queue_is_accepted_before_the_listener_closes
+    bytes_behind_urgent_data_are_owed_too
     nobody_is_accepted_while_the_server_stops
     a_peer_that_goes_on_sending_does_not_keep_the_server
     at_the_end_of_the_grace_the_stuck_are_reset
@@ -108,6 +109,23 @@ fn the_queue_is_accepted_before_the_listener_closes(contestant: &Contestant) -> 
         server.signal(Signal::SIGTERM)?;
         server.thaw()?;
         queued.iter_mut().try_for_each(Peer::expect_rest_and_fin)
+    })
+}
+
+/// The kernel, asked how much there is to read, counts up to the urgent mark.
+fn bytes_behind_urgent_data_are_owed_too(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative().args(LONG_GRACE), |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.echo(b"hello")?;
+        server.freeze()?;
+        peer.send(b"abc")?;
+        peer.send_urgent(b'D')?;
+        peer.send(b"efg")?;
+        peer.wait_until_delivered()?;
+        server.signal(Signal::SIGTERM)?;
+        server.thaw()?;
+        peer.expect(b"abcefg")?;
+        peer.expect_fin()
     })
 }
 
