@@ -47,7 +47,7 @@ Examples:
 Environment:
   TCPECHO_BIN_DIR    take tcpechod and tcpecho from this directory, and build nothing";
 
-/// Experiments with a TCP echo server and its clients that show, tell and check themselves
+/// Demonstrations with a TCP echo server and its clients that show, tell and check themselves
 #[derive(Debug, Parser)]
 #[command(name = "tcpecho-lab", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {

@@ -179,4 +179,50 @@ mod tests {
         let times: Vec<_> = changes.iter().map(|change| change.asked).collect();
         assert_eq!(times, [1, 2, 4, 5]);
     }
+
+    #[test]
+    fn a_state_stands_at_the_packet_that_caused_it() {
+        const FIN_ACK: u8 = 0x11;
+        const ACK: u8 = 0x10;
+        let client: SocketAddr = "127.0.0.1:50000".parse().expect("an address");
+        let server: SocketAddr = "127.0.0.1:9877".parse().expect("an address");
+        let packet = |at, by_client, flags: u8, seq, ack| Packet {
+            at,
+            from: if by_client { client } else { server },
+            to: if by_client { server } else { client },
+            flags: flags.into(),
+            seq,
+            ack,
+            window: 1,
+            len: 0,
+        };
+        let packets = [
+            packet(10, false, FIN_ACK, 7, 1),
+            packet(20, true, ACK, 1, 8),
+            packet(30, true, FIN_ACK, 1, 8),
+            packet(40, false, ACK, 8, 2),
+        ];
+        let at = |side, state, seen| {
+            let change = Change {
+                asked: seen - 1,
+                answered: seen,
+                side,
+                state,
+            };
+            change.at(client, &packets)
+        };
+        assert_eq!(at(Side::Server, Some(State::FinWait1), 900), 10);
+        assert_eq!(at(Side::Client, Some(State::CloseWait), 900), 10);
+        assert_eq!(at(Side::Server, Some(State::FinWait2), 900), 20);
+        assert_eq!(at(Side::Server, Some(State::TimeWait), 900), 30);
+        assert_eq!(at(Side::Client, Some(State::LastAck), 900), 30);
+        assert_eq!(at(Side::Client, None, 900), 40);
+        // Seen before the packet that could have caused it: then it was not that packet.
+        assert_eq!(at(Side::Client, None, 35), 34);
+        // What ends TIME-WAIT is no packet.
+        assert_eq!(at(Side::Server, None, 900), 899);
+        let reset = [packet(50, false, 0x04, 8, 0)];
+        let gone = cause(Side::Server, None, client, &reset);
+        assert_eq!(gone, Some(50));
+    }
 }

@@ -32,6 +32,13 @@ const LOOK_UP: u16 = 500;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Flags(u8);
 
+/// Byte 13 of the header.
+impl From<u8> for Flags {
+    fn from(byte: u8) -> Self {
+        Self(byte)
+    }
+}
+
 impl Flags {
     /// Is the sender opening its direction?
     pub const fn syn(self) -> bool {
