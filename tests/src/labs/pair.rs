@@ -369,7 +369,7 @@ impl Pair {
         }
         if let Some(delay) = self.fin_acknowledged_after().filter(|d| *d >= DELAYED) {
             ladder = ladder.remark(format!(
-                "The FIN was acknowledged {} after it came: a delayed ACK. The kernel waits up to \
+                "The FIN was acknowledged {} after it came: a delayed ACK. The kernel waits about \
                  40 ms for data that could carry it along.",
                 Fact::Time(delay)
             ));
