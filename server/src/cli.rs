@@ -65,7 +65,7 @@ pub struct Cli {
     #[arg(long, value_enum, value_name = "NAME")]
     mistake: Option<Mistake>,
 
-    /// Write a record of every system call to this open descriptor (for tcpecho-lab)
+    /// Write a record of the same system calls as -vvv to this open descriptor (for tcpecho-lab)
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..))]
     events_fd: Option<RawFd>,
 
@@ -78,7 +78,7 @@ Examples:
   tcpechod                          reactor on port 9877
   tcpechod 8990 --model fork -v     a process per client, and what becomes of each
   tcpechod 0 --bind 127.0.0.1       a free port of the kernel's choice, loopback only
-  tcpechod -vvv                     one line per system call
+  tcpechod -vvv                     most of the system calls it makes, one per line
 
 Times take ms, s or m: 250ms, 5s, 2m. Exit codes: 0 done, 1 failed, 2 usage.";
 
