@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -88,14 +88,17 @@ fn start_thread(server: &Server, crew: &Arc<Crew>, stream: OwnedFd, peer: Peer) 
         .name(format!("echo {nth}"))
         .stack_size(STACK)
         .spawn(move || be_thread(&config, counters, &member, stream, peer));
-    if let Err(error) = spawned {
-        // The closure is gone, and with it the connection and the membership.
-        server.counters.refused.fetch_add(1, Relaxed);
-        server.counters.closed.fetch_add(1, Relaxed);
-        log::warn!(
-            "refused {peer}: cannot start a thread: {}",
-            calls::errno(&error)
-        );
+    match spawned {
+        Ok(thread) => crew.keep(nth, thread),
+        Err(error) => {
+            // The closure is gone, and with it the connection and the membership.
+            server.counters.refused.fetch_add(1, Relaxed);
+            server.counters.closed.fetch_add(1, Relaxed);
+            log::warn!(
+                "refused {peer}: cannot start a thread: {}",
+                calls::errno(&error)
+            );
+        }
     }
 }
 
@@ -141,19 +144,43 @@ fn stop(server: Server, crew: &Arc<Crew>) {
 }
 
 /// The threads that serve somebody.
+///
+/// They are not detached but joined, by those that leave later: pthread_detach(3) looks at the
+/// thread a last time after it has let go of it, and if the thread has ended meanwhile and its
+/// stack has been given back, that is a crash (glibc 2.36; rare, for it keeps 40 MiB of stacks).
 #[derive(Default)]
 struct Crew {
-    threads: Mutex<HashMap<u64, Option<libc::pthread_t>>>,
+    threads: Mutex<Threads>,
     one_left: Condvar,
+    leaving: Mutex<Vec<JoinHandle<()>>>,
+}
+
+type Threads = HashMap<u64, Place>;
+
+/// What is known of a thread; both come some time after it has been started.
+#[derive(Default)]
+struct Place {
+    itself: Option<libc::pthread_t>,
+    handle: Option<JoinHandle<()>>,
 }
 
 impl Crew {
     fn join(self: &Arc<Self>, nth: u64) -> Member {
-        self.lock().insert(nth, None);
+        self.lock().insert(nth, Place::default());
         Member {
             crew: Arc::clone(self),
             nth,
         }
+    }
+
+    /// The thread of this member has been started.
+    fn keep(&self, nth: u64, handle: JoinHandle<()>) {
+        if let Some(place) = self.lock().get_mut(&nth) {
+            place.handle = Some(handle);
+            return;
+        }
+        // It has left already.
+        join(handle);
     }
 
     fn count(&self) -> usize {
@@ -166,8 +193,8 @@ impl Crew {
         // A thread that is in the table has not ended: it leaves under this lock.
         threads
             .values()
-            .flatten()
-            .for_each(|thread| signals::interrupt(*thread));
+            .filter_map(|place| place.itself)
+            .for_each(signals::interrupt);
         threads.len()
     }
 
@@ -181,16 +208,35 @@ impl Crew {
     /// quadratic, under the lock that the leaving wait for: 4,000 threads took 10 s to stop.
     fn wait_for_all_to_leave(&self, at_most: Duration) {
         let threads = self.lock();
-        let some_left = |threads: &mut HashMap<_, _>| !threads.is_empty();
+        let some_left = |threads: &mut Threads| !threads.is_empty();
         drop(
             self.one_left
                 .wait_timeout_while(threads, at_most, some_left),
         );
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Option<libc::pthread_t>>> {
+    /// Of a thread that leaves: joins those that have come to their end, and is joined later. It
+    /// does not wait for those that are still leaving: they do the same, and all would queue up.
+    fn leave(&self, handle: JoinHandle<()>) {
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ended, mut others): (Vec<_>, Vec<_>) = std::mem::take(&mut *leaving)
+            .into_iter()
+            .partition(JoinHandle::is_finished);
+        others.push(handle);
+        *leaving = others;
+        drop(leaving);
+        ended.into_iter().for_each(join);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For threads that are about to end.
+fn join(handle: JoinHandle<()>) {
+    // A panic has been told by the one that panicked.
+    let _ = handle.join();
 }
 
 /// One thread's place in the crew, left when it is dropped: also by a panic, and also when the
@@ -203,15 +249,19 @@ struct Member {
 impl Member {
     /// Called by the thread itself.
     fn can_be_interrupted(&self) {
-        self.crew
-            .lock()
-            .insert(self.nth, Some(signals::this_thread()));
+        if let Some(place) = self.crew.lock().get_mut(&self.nth) {
+            place.itself = Some(signals::this_thread());
+        }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.crew.lock().remove(&self.nth);
+        let place = self.crew.lock().remove(&self.nth);
         self.crew.one_left.notify_one();
+        // If it has not been kept yet, the one who comes to keep it joins it.
+        if let Some(handle) = place.and_then(|place| place.handle) {
+            self.crew.leave(handle);
+        }
     }
 }
