@@ -305,18 +305,20 @@ fn close_at_start(command: &mut Command, number: RawFd) {
     }
 }
 
-/// Hands down what a careless parent hands down.
+/// Hands down the signals as a shell at a terminal does, whatever we got ourselves (nohup ignores
+/// SIGHUP, a job in the background of a script SIGINT and SIGQUIT); and then what a careless parent
+/// hands down.
 fn inherit(command: &mut Command, inherited: &Inherited) {
     let Inherited { ignored, blocked } = inherited.clone();
-    if ignored.is_empty() && blocked.is_empty() {
-        return;
-    }
     let blocked: SigSet = blocked.into_iter().collect();
+    let ordinary = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT];
     let set = move || {
-        for ignored in &ignored {
+        let ordinary = ordinary.iter().map(|signal| (signal, SigHandler::SigDfl));
+        let ignored = ignored.iter().map(|signal| (signal, SigHandler::SigIgn));
+        for (number, disposition) in ordinary.chain(ignored) {
             #[expect(unsafe_code)]
             // SAFETY: no handler is installed, and none was.
-            unsafe { signal(*ignored, SigHandler::SigIgn) }?;
+            unsafe { signal(*number, disposition) }?;
         }
         blocked.thread_block()?;
         Ok(())
