@@ -2,7 +2,7 @@
 //!
 //! A block without a name is run in a shell of its own. Blocks of `terminal=N` share one, as in
 //! two windows side by side: `$ ` begins a command, `⏎` ends a typed line, the rest is expected.
-//! `...` stands for any lines. Compared are words; process ids, ephemeral ports and times are not
+//! A block with `...` shows some of the lines, in their order. Compared are words; process ids, ephemeral ports and times are not
 //! part of the comparison, states, counts and exit codes are.
 
 use std::collections::BTreeMap;
@@ -141,12 +141,8 @@ fn one_shot(block: &Block) -> Result<()> {
         output.status
     );
     let mut actual = printed.lines();
-    let mut any = false;
-    for line in expected {
-        if line == "..." {
-            any = true;
-            continue;
-        }
+    let any = expected.iter().any(|line| line == "...");
+    for line in expected.iter().filter(|line| *line != "...") {
         let found = if any {
             actual.any(|actual| alike(actual, line))
         } else {
@@ -156,7 +152,6 @@ fn one_shot(block: &Block) -> Result<()> {
             found,
             "{command}: the README shows, in this order\n{line}\nbut it printed\n{printed}"
         );
-        any = false;
     }
     ensure!(
         any || actual.next().is_none(),
