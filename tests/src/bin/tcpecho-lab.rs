@@ -3,12 +3,14 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tcpecho_common::Exit;
 use tcpecho_lab::binaries;
 use tcpecho_lab::labs::{self, sweep};
@@ -221,7 +223,7 @@ impl Run {
         let width = columns(&stdout);
         let out = anstream::AutoStream::auto(stdout);
         let page = if self.pace.step || (watched && !self.pace.auto) {
-            Terminal::stepwise(out, width, stdin.lock())
+            Terminal::stepwise(out, width, stdin.lock()).typed_ahead(stdin_is_readable)
         } else {
             Terminal::automatic(out, width)
         };
@@ -248,6 +250,13 @@ fn passed_on(status: ExitStatus) -> ExitCode {
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<io::Error>();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Has a line been typed that nobody has read yet?
+fn stdin_is_readable() -> bool {
+    let stdin = io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]

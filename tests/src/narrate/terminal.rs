@@ -48,6 +48,7 @@ pub struct Terminal<W> {
     full: bool,
     /// Is somebody watching while it is written?
     live: bool,
+    typed_ahead: fn() -> bool,
 }
 
 impl<W: Write> Terminal<W> {
@@ -59,6 +60,7 @@ impl<W: Write> Terminal<W> {
             pace: Pace::Automatic,
             full: false,
             live: false,
+            typed_ahead: || false,
         }
     }
 
@@ -68,6 +70,15 @@ impl<W: Write> Terminal<W> {
             pace: Pace::Stepwise(Box::new(keyboard)),
             live: true,
             ..Self::automatic(out, width)
+        }
+    }
+
+    /// How to find out whether a line has been typed that nobody has read yet.
+    #[must_use]
+    pub fn typed_ahead(self, typed_ahead: fn() -> bool) -> Self {
+        Self {
+            typed_ahead,
+            ..self
         }
     }
 
@@ -277,8 +288,13 @@ impl<W: Write> Terminal<W> {
         let Pace::Stepwise(keyboard) = &mut self.pace else {
             return Ok(None);
         };
+        // Who pressed Enter before being asked has answered, and has moved the cursor: there is
+        // nothing to show then, and nothing to rub out.
+        let asked = !(self.typed_ahead)();
         let prompt = prompt.to_string();
-        write!(self.out, "\n{prompt} ")?;
+        if asked {
+            write!(self.out, "\n{prompt} ")?;
+        }
         self.out.flush()?;
         let mut line = String::new();
         let read = keyboard.read_line(&mut line)?;
@@ -286,13 +302,14 @@ impl<W: Write> Terminal<W> {
             writeln!(self.out)?;
             return Err(Stop::Quit);
         }
-        let length = prompt.chars().count() + 1 + line.trim_end().chars().count();
-        // The blank line before it, and itself on as many as it takes.
-        for _ in 0..=length.div_ceil(self.width).max(1) {
-            write!(self.out, "{RUB_OUT}")?;
+        if asked {
+            let length = prompt.chars().count() + 1 + line.trim_end().chars().count();
+            // The blank line before it, and itself on as many as it takes.
+            for _ in 0..=length.div_ceil(self.width).max(1) {
+                write!(self.out, "{RUB_OUT}")?;
+            }
+            write!(self.out, "{RUB_REST}")?;
         }
-        // Who pressed Enter too early has moved what was to be rubbed out.
-        write!(self.out, "{RUB_REST}")?;
         if line.trim().eq_ignore_ascii_case("s") {
             self.pace = Pace::Automatic;
             return Ok(None);
