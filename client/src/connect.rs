@@ -97,6 +97,14 @@ fn establish(stream: &TcpStream, address: SocketAddr, deadline: Instant) -> Resu
     }
     take_error(stream).map_or(Ok(()), |errno| Err(Cause::System(errno)))?;
     if is_connected_to_itself(stream) {
+        // An ordinary close would leave TIME-WAIT on the server's port, where no server could be
+        // started for a minute.
+        let now = nix::libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        // It can fail only if the connection is gone.
+        let _ = setsockopt(stream, sockopt::Linger, &now);
         return Err(Cause::ItselfAnswered);
     }
     Ok(true)
