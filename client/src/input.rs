@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::isatty;
 use tcpecho_common::calls;
@@ -37,12 +38,17 @@ enum Readiness {
 
 impl<'fd> Input<'fd> {
     /// stdin, or what stands for it.
-    pub fn over(fd: BorrowedFd<'fd>) -> Self {
-        Self {
+    /// Errors: EBADF if it is open for writing only; a pipe like that would never be readable.
+    pub fn over(fd: BorrowedFd<'fd>) -> nix::Result<Self> {
+        let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
+        if mode == OFlag::O_WRONLY {
+            return Err(Errno::EBADF);
+        }
+        Ok(Self {
             fd,
             is_terminal: isatty(fd).unwrap_or(false),
             readiness: Readiness::Maybe,
-        }
+        })
     }
 
     /// Asks for an event when there is something to read.
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn a_pipe_is_read_until_it_is_empty_and_ends() {
         let (reader, writer) = nix::unistd::pipe().expect("a pipe");
-        let mut input = Input::over(reader.as_fd());
+        let mut input = Input::over(reader.as_fd()).expect("it can be read");
         let mut buffer = [0; 4];
         assert_eq!(input.read(&mut buffer), Err(Errno::EAGAIN));
         assert!(!input.is_ready());
@@ -124,12 +130,18 @@ mod tests {
     }
 
     #[test]
+    fn the_writing_end_of_a_pipe_is_no_input() {
+        let (_reader, writer) = nix::unistd::pipe().expect("a pipe");
+        assert_eq!(Input::over(writer.as_fd()).map(drop), Err(Errno::EBADF));
+    }
+
+    #[test]
     fn a_file_is_always_ready_and_a_directory_says_what_it_is() {
         let poll = mio::Poll::new().expect("epoll");
         let mut buffer = [0; 4];
         for (path, expected) in [("/dev/null", Ok(0)), ("/", Err(Errno::EISDIR))] {
             let file = File::open(path).expect("there");
-            let mut input = Input::over(file.as_fd());
+            let mut input = Input::over(file.as_fd()).expect("it can be read");
             input.register(poll.registry(), Token(0)).expect("no error");
             assert_eq!(input.read(&mut buffer), expected, "{path}");
             assert!(input.is_ready(), "{path}");

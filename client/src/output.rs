@@ -18,12 +18,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::isatty;
-use tcpecho_common::calls;
+use tcpecho_common::{calls, sink};
 
 /// See the module's head.
 #[derive(Debug)]
@@ -47,8 +46,9 @@ enum Way {
 }
 
 impl<'fd> Output<'fd> {
-    /// Finds out what `fd` is and how to write to it.
+    /// Finds out what `fd` is and how to write to it. Errors: EBADF if it is open for reading only.
     pub fn over(fd: BorrowedFd<'fd>) -> nix::Result<Self> {
+        sink::is_writable(fd)?;
         let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
         let way = if kind == SFlag::S_IFSOCK {
             Way::Socket
@@ -134,9 +134,7 @@ impl fmt::Display for Way {
 }
 
 fn reopen(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    calls::at_once("open", -1, || open(path.as_str(), flags, Mode::empty()))
+    calls::at_once("open", -1, || sink::reopen(fd.as_raw_fd()))
 }
 
 /// A pipe that polls writable takes `PIPE_BUF` bytes; a terminal nearly always does.
@@ -152,7 +150,7 @@ fn write_if_room(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use std::os::unix::net::UnixStream;
 
     fn fill(output: &Output<'_>) -> usize {

@@ -46,11 +46,7 @@ impl Sink {
     /// A sink on top of `fd`, which must stay open for the life of the process (0-2, or one given
     /// by number on the command line). Errors: EBADF if it is not open.
     pub fn over(fd: RawFd) -> nix::Result<Self> {
-        if OFlag::from_bits_retain(fcntl(lasting(fd), FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE
-            == OFlag::O_RDONLY
-        {
-            return Err(Errno::EBADF);
-        }
+        is_writable(lasting(fd))?;
         let kind = SFlag::from_bits_truncate(fstat(lasting(fd))?.st_mode) & SFlag::S_IFMT;
         let is_terminal = nix::unistd::isatty(lasting(fd)).unwrap_or(false);
         let way = if kind == SFlag::S_IFSOCK {
@@ -181,7 +177,19 @@ fn is_master(fd: RawFd) -> bool {
     asked == 0
 }
 
-fn reopen(fd: RawFd) -> nix::Result<OwnedFd> {
+/// Errors: EBADF if `fd` is open for reading only.
+pub fn is_writable(fd: BorrowedFd<'_>) -> nix::Result<()> {
+    let mode = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?) & OFlag::O_ACCMODE;
+    if mode == OFlag::O_RDONLY {
+        Err(Errno::EBADF)
+    } else {
+        Ok(())
+    }
+}
+
+/// A private, non-blocking opening, for writing, of the pipe or terminal behind `fd`. Errors: EACCES,
+/// ENOENT without /proc, ENXIO for what cannot be opened again.
+pub fn reopen(fd: RawFd) -> nix::Result<OwnedFd> {
     if is_master(fd) {
         return Err(Errno::ENXIO);
     }

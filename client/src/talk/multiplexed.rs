@@ -78,7 +78,7 @@ impl<'a> Talk<'a> {
         let mut talk = Self {
             poll,
             stream,
-            stdin: Input::over(stdin),
+            stdin: Input::over(stdin).map_err(Stop::stdin)?,
             stdout: Output::over(stdout).map_err(Stop::stdout)?,
             up: Buffer::default(),
             down: Buffer::default(),
