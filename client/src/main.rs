@@ -3,10 +3,13 @@
 use clap::Parser;
 use tcpecho::PROGRAM;
 use tcpecho::cli::Cli;
-use tcpecho_common::{Exit, calls, logging};
+use tcpecho_common::{Exit, calls, logging, usage};
 
 fn main() -> Exit {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::explain(PROGRAM, &error),
+    };
     // Before anything is opened, which might get the very number that the user named by mistake.
     if let Some(fd) = cli.events_fd {
         if let Err(errno) = calls::record_to(fd) {

@@ -1,5 +1,6 @@
 //! What the programs must agree on, and nothing else: the models and mistakes and their names,
-//! how a system call of ours is observed, where log lines go, the ready line, exit codes, units.
+//! how a system call of ours is observed, where log lines go, the ready line, exit codes,
+//! units, how a wrong command line is told.
 
 pub mod calls;
 pub mod defaults;
@@ -10,6 +11,7 @@ pub mod model;
 pub mod ready;
 pub mod sink;
 pub mod units;
+pub mod usage;
 
 pub use exit::Exit;
 pub use mistake::Mistake;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tcpecho_common::{Exit, calls, logging};
+use tcpecho_common::{Exit, calls, logging, usage};
 use tcpechod::cli::{Cli, Config};
 use tcpechod::counters::Counters;
 use tcpechod::failure::Failure;
@@ -11,9 +11,9 @@ use tcpechod::models::{self, Server};
 use tcpechod::signals;
 
 fn main() -> Exit {
-    let config = match Cli::parse().config() {
+    let config = match Cli::try_parse().and_then(Cli::config) {
         Ok(config) => config,
-        Err(usage) => usage.exit(),
+        Err(error) => return usage::explain("tcpechod", &error),
     };
     match run(config) {
         Ok(()) => Exit::Done,

@@ -59,7 +59,7 @@ fn what_cannot_be_meant_is_a_usage_error() -> anyhow::Result<()> {
         let server = Server::with_args(line.split_whitespace()).launch()?;
         let status = server.wait(PATIENCE)?;
         ensure!(status.code() == Some(2), "{line}: {status}\n{server}");
-        refused(&server, "error: ", named).context(line)?;
+        refused(&server, "tcpechod: ", named).context(line)?;
     }
     Ok(())
 }
@@ -146,10 +146,8 @@ fn refused(server: &Launched, beginning: &str, named: &str) -> anyhow::Result<()
         "something was started\n{server}"
     );
     let said = server.stderr();
-    // What clap says goes on with the usage and a pointer to --help.
-    let why: Vec<&str> = said.lines().filter(|l| l.starts_with(beginning)).collect();
     ensure!(
-        why.len() == 1,
+        said.starts_with(beginning) && said.lines().count() == 1,
         "not one line beginning with {beginning:?}\n{server}"
     );
     ensure!(said.contains(named), "{named:?} is not mentioned\n{server}");

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tcpecho_common::Exit;
+use tcpecho_common::{Exit, logging, usage};
 use tcpecho_lab::binaries;
 use tcpecho_lab::labs::{self, sweep};
 use tcpecho_lab::narrate::terminal::Terminal;
@@ -108,7 +108,7 @@ fn names() -> PossibleValuesParser {
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return explained(&error),
+        Err(error) => return explained(&error).into(),
     };
     let result = match cli.command {
         None => teach(),
@@ -126,14 +126,15 @@ fn main() -> ExitCode {
 }
 
 /// What is wrong with the command line; help and version are no error.
-fn explained(error: &clap::Error) -> ExitCode {
-    // If it cannot be printed, the exit code says it.
-    let _ = error.print();
+fn explained(error: &clap::Error) -> Exit {
     let args: Vec<String> = env::args().skip(1).collect();
-    if let Some(line) = meant(&args).filter(|_| error.use_stderr()) {
-        let _ = writeln!(anstream::stderr(), "\ndid you mean: {line}");
+    match meant(&args).filter(|_| error.use_stderr()) {
+        Some(line) => {
+            logging::say("tcpecho-lab", format!("did you mean '{line}'?"));
+            Exit::Usage
+        }
+        None => usage::explain("tcpecho-lab", error),
     }
-    ExitCode::from(error.exit_code() as u8)
 }
 
 /// The command line with the `run` that was forgotten.

@@ -1,0 +1,71 @@
+//! A command line that cannot be right, told in one line; clap would take a paragraph.
+
+use clap::Error;
+
+use crate::{Exit, logging};
+
+/// Tells what is wrong with the command line, in one line on stderr; or prints what was asked for,
+/// where that is the help or the version.
+pub fn explain(program: &str, error: &Error) -> Exit {
+    if !error.use_stderr() {
+        // If it cannot be printed there is nobody to tell.
+        let _ = error.print();
+        return Exit::Done;
+    }
+    logging::say(program, line(program, &error.to_string()));
+    Exit::Usage
+}
+
+/// What clap says before it repeats the usage: the error, the possible values, a tip.
+fn line(program: &str, paragraphs: &str) -> String {
+    let mut line = String::new();
+    for part in paragraphs.lines().map(str::trim) {
+        if part.starts_with("Usage:") || part.starts_with("For more information") {
+            break;
+        }
+        if !line.is_empty() && !part.is_empty() {
+            line.push_str(if part.starts_with("tip:") { "; " } else { " " });
+        }
+        line.push_str(part.strip_prefix("error: ").unwrap_or(part));
+    }
+    format!("{line} (try '{program} --help')")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Arg, Command};
+
+    fn told(arguments: &[&str]) -> String {
+        let flag = Arg::new("model")
+            .long("model")
+            .value_parser(["fork", "thread"]);
+        let command = Command::new("x")
+            .arg(flag)
+            .arg(Arg::new("HOST").required(true));
+        let error = command.try_get_matches_from([&["x"], arguments].concat());
+        line("x", &error.expect_err("wrong").to_string())
+    }
+
+    #[test]
+    fn everything_that_helps_stands_in_one_line() {
+        for (arguments, expected) in [
+            (
+                &["h", "--model", "forks"][..],
+                "invalid value 'forks' for '--model <model>' [possible values: fork, thread]; \
+                 tip: a similar value exists: 'fork' (try 'x --help')",
+            ),
+            (
+                &["h", "--modle", "fork"],
+                "unexpected argument '--modle' found; \
+                 tip: a similar argument exists: '--model' (try 'x --help')",
+            ),
+            (
+                &[],
+                "the following required arguments were not provided: <HOST> (try 'x --help')",
+            ),
+        ] {
+            assert_eq!(told(arguments), expected);
+        }
+    }
+}
