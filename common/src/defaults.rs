@@ -10,6 +10,12 @@ pub const PORT: u16 = 9877;
 /// more than this, and never more than `net.core.somaxconn`.
 pub const BACKLOG: u16 = 1024;
 
+/// Workers of a pool (prefork, thread-pool) unless `--workers` says otherwise.
+pub const POOL: usize = 8;
+
+/// The most workers there can be.
+pub const MAX_WORKERS: usize = 1024;
+
 /// How long SIGTERM lets connections have what they are owed before they are reset.
 pub const GRACE: Duration = Duration::from_secs(5);
 

@@ -4,17 +4,50 @@ use std::fmt;
 
 use clap::ValueEnum;
 
+use crate::defaults;
+
 /// How the server serves many clients. The first line of each comment is the help text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 pub enum Model {
     /// One client at a time; the others wait in the backlog (UNP 1.5)
     Iterative,
+
     /// A process per client: fork, and a reaper for SIGCHLD (UNP 5.2-5.10)
     Fork,
+
+    /// A process per client, as inetd does it: fork, dup2, exec of a program that serves descriptor 0 (UNP 13.5)
+    #[value(skip)]
+    Exec,
+
+    /// --workers processes, forked in advance, each in accept (UNP 30.6-30.8); client N+1 waits
+    #[value(skip)]
+    Prefork,
+
     /// A thread per client (UNP 26.4)
     Thread,
-    /// All clients in one thread, waiting for readiness with mio (UNP 6, 16)
+
+    /// --workers threads, created in advance, each in accept (UNP 30.11); client N+1 waits
+    #[value(skip)]
+    ThreadPool,
+
+    /// All clients in one thread, waiting for readiness with select (UNP 6.8); descriptors below 1024 only
+    #[value(skip)]
+    Select,
+
+    /// All clients in one thread, waiting for readiness with poll (UNP 6.11); each call looks at all
+    #[value(skip)]
+    Poll,
+
+    /// All clients in one thread, waiting for readiness with mio (UNP 6, 16); --workers N: in N threads
     Reactor,
+
+    /// A task per client, written like the blocking echo, on a small executor over mio
+    #[value(skip)]
+    Async,
+
+    /// All clients in one thread that waits for completions instead of readiness: io_uring (Linux 6.0)
+    #[value(skip)]
+    Uring,
 }
 
 /// How many clients a model serves at once.
@@ -22,6 +55,8 @@ pub enum Model {
 pub enum Serves {
     /// One; the next is served when it has gone.
     One,
+    /// As many as there are workers; the next is served when one has gone.
+    Workers,
     /// All of them.
     All,
 }
@@ -29,9 +64,9 @@ pub enum Serves {
 /// What a model spends on each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// A process of its own.
+    /// A process of its own, for as long as it lasts.
     Process,
-    /// A thread of its own.
+    /// A thread of its own, for as long as it lasts.
     Thread,
     /// Neither: an entry in a table, or nothing.
     Neither,
@@ -48,8 +83,15 @@ impl Model {
         match self {
             Self::Iterative => "iterative",
             Self::Fork => "fork",
+            Self::Exec => "exec",
+            Self::Prefork => "prefork",
             Self::Thread => "thread",
+            Self::ThreadPool => "thread-pool",
+            Self::Select => "select",
+            Self::Poll => "poll",
             Self::Reactor => "reactor",
+            Self::Async => "async",
+            Self::Uring => "uring",
         }
     }
 
@@ -57,16 +99,38 @@ impl Model {
     pub const fn serves(self) -> Serves {
         match self {
             Self::Iterative => Serves::One,
-            Self::Fork | Self::Thread | Self::Reactor => Serves::All,
+            Self::Prefork | Self::ThreadPool => Serves::Workers,
+            Self::Fork
+            | Self::Exec
+            | Self::Thread
+            | Self::Select
+            | Self::Poll
+            | Self::Reactor
+            | Self::Async
+            | Self::Uring => Serves::All,
         }
     }
 
     /// What it spends on each connection.
     pub const fn unit(self) -> Unit {
         match self {
-            Self::Fork => Unit::Process,
-            Self::Thread => Unit::Thread,
-            Self::Iterative | Self::Reactor => Unit::Neither,
+            Self::Fork | Self::Exec | Self::Prefork => Unit::Process,
+            Self::Thread | Self::ThreadPool => Unit::Thread,
+            Self::Iterative
+            | Self::Select
+            | Self::Poll
+            | Self::Reactor
+            | Self::Async
+            | Self::Uring => Unit::Neither,
+        }
+    }
+
+    /// How many workers it has unless told otherwise; None where there are none to speak of.
+    pub const fn default_workers(self) -> Option<usize> {
+        match self {
+            Self::Prefork | Self::ThreadPool => Some(defaults::POOL),
+            Self::Reactor => Some(1),
+            _ => None,
         }
     }
 }

@@ -40,6 +40,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// A duration of a few microseconds: `50us`, or as [`duration_or_zero`]. At most a second.
+pub fn short_duration(text: &str) -> Result<Duration, String> {
+    let duration = match text.strip_suffix("us") {
+        Some(number) => number
+            .parse()
+            .map(Duration::from_micros)
+            .map_err(|_| "a duration looks like 50us or 1ms".into()),
+        None => duration_or_zero(text),
+    }?;
+    if duration > Duration::from_secs(1) {
+        return Err("at most one second".into());
+    }
+    Ok(duration)
+}
+
 /// As [`duration`], but 0 is allowed.
 pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
     let split = text
@@ -79,6 +94,16 @@ mod tests {
             assert!(connect_port(bad).is_err(), "{bad}");
         }
         assert!(connect_port("0").is_err());
+    }
+
+    #[test]
+    fn short_durations_may_be_microseconds() {
+        assert_eq!(short_duration("50us"), Ok(Duration::from_micros(50)));
+        assert_eq!(short_duration("1ms"), Ok(Duration::from_millis(1)));
+        assert_eq!(short_duration("0"), Ok(Duration::ZERO));
+        for bad in ["us", "-1us", "1.5us", "2s", "50ns"] {
+            assert!(short_duration(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

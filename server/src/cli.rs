@@ -49,6 +49,10 @@ pub struct Cli {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_connections: Option<u32>,
 
+    /// How many processes, threads or reactors serve [default: 8 for prefork and thread-pool, 1 for reactor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=defaults::MAX_WORKERS as i64))]
+    workers: Option<u32>,
+
     /// Close a connection on which no byte has moved either way for this long, give or take an eighth [default: never]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     idle_timeout: Option<Duration>,
@@ -110,6 +114,8 @@ pub struct Config {
     pub grace: Duration,
     /// Disposition of SIGPIPE.
     pub sigpipe: Sigpipe,
+    /// How many processes, threads or reactors; 1 where the model has none to speak of.
+    pub workers: usize,
     /// The mistake to commit.
     pub mistake: Option<Mistake>,
     /// Where records of system calls go.
@@ -139,6 +145,11 @@ impl Cli {
             idle_timeout: self.idle_timeout,
             grace: self.grace,
             sigpipe: self.sigpipe,
+            workers: self
+                .workers
+                .map(|n| n as usize)
+                .or(self.model.default_workers())
+                .unwrap_or(1),
             mistake: self.mistake,
             events_fd: self.events_fd,
             verbosity: self.verbosity,
@@ -152,18 +163,30 @@ impl Cli {
                 "--max-connections makes no sense with --model {model}, which serves one client at a time"
             ));
         }
+        if self.workers.is_some() && model.default_workers().is_none() {
+            return Err(format!(
+                "--workers makes no sense with --model {model}: add --model {}",
+                names(|model| model.default_workers().is_some())
+            ));
+        }
         if let Some(mistake) = self
             .mistake
             .filter(|mistake| !mistake.models().contains(&model))
         {
-            let models: Vec<_> = mistake.models().iter().map(|model| model.name()).collect();
             return Err(format!(
                 "--mistake {mistake} is not one that --model {model} can make: add --model {}",
-                models.join(" or --model ")
+                names(|model| mistake.models().contains(&model))
             ));
         }
         Ok(())
     }
+}
+
+/// The models of which `is` is true, as a choice between flags.
+fn names(is: impl Fn(Model) -> bool) -> String {
+    let models = Model::all().iter().filter(|model| is(**model));
+    let models: Vec<_> = models.map(|model| model.name()).collect();
+    models.join(" or --model ")
 }
 
 /// An address, with or without the brackets of a URL, with the interface where it needs one.

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-use tcpecho_common::{Model, logging};
+use tcpecho_common::{Model, defaults, logging};
 
 use crate::failure::Failure;
 
-const SLOTS: usize = 64;
+/// One per worker; connections of models without workers share them.
+const SLOTS: usize = defaults::MAX_WORKERS;
 
 /// The counters of all processes and threads of one server.
 #[derive(Debug)]
@@ -35,16 +36,22 @@ pub struct Counters {
     tallies: [Tally; SLOTS],
 }
 
-/// Bytes of some of the connections.
+/// Some of the connections, and their bytes.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Tally {
+    connections: AtomicU64,
     received: AtomicU64,
     echoed: AtomicU64,
     lost: AtomicU64,
 }
 
 impl Tally {
+    /// A connection has been accepted whose bytes are counted here.
+    pub fn accepted(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
     /// These bytes were read from a client.
     pub fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Relaxed);
@@ -164,6 +171,8 @@ pub struct Live {
     pub children: Option<(usize, u64)>,
     /// Threads serving a connection, where there are threads.
     pub threads: Option<usize>,
+    /// Workers, where there are any: worker n has counted in tally n.
+    pub workers: usize,
 }
 
 /// Logs the status table (SIGUSR1).
@@ -212,6 +221,16 @@ fn table(model: Model, since: Instant, counters: &Counters, live: Live) -> Strin
     }
     if let Some(threads) = live.threads {
         row("threads", &[("serving", threads as u64)]);
+    }
+    for (n, tally) in counters.tallies.iter().enumerate().take(live.workers) {
+        row(
+            &format!("worker {n}"),
+            &[
+                ("accepted", tally.connections.load(Relaxed)),
+                ("received", tally.received.load(Relaxed)),
+                ("echoed", tally.echoed.load(Relaxed)),
+            ],
+        );
     }
     text.lines()
         .map(str::trim_end)

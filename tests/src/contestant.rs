@@ -33,7 +33,7 @@ pub const REACTOR_WITH_IDLE_TIMEOUT: Contestant = Contestant {
 };
 
 /// All of them, as `promised!` has them.
-pub const ALL: [Contestant; 6] = [
+pub const ALL: &[Contestant] = &[
     ITERATIVE,
     FORK,
     THREAD,
@@ -50,20 +50,28 @@ pub const ALL: [Contestant; 6] = [
 #[macro_export]
 macro_rules! promised {
     (by everybody: $($promise:ident)+) => { $crate::promised!(@ $($promise [
-        iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR,
+        iterative ITERATIVE,
+        fork FORK,
+        thread THREAD,
+        reactor REACTOR,
         thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
-        reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT
+        reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT,
     ])+); };
     (by every model: $($promise:ident)+) => { $crate::promised!(@ $($promise [
-        iterative ITERATIVE, fork FORK, thread THREAD, reactor REACTOR
+        iterative ITERATIVE,
+        fork FORK,
+        thread THREAD,
+        reactor REACTOR,
     ])+); };
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
-        fork FORK, thread THREAD, reactor REACTOR
+        fork FORK,
+        thread THREAD,
+        reactor REACTOR,
     ])+); };
     (@ $($promise:ident $contestants:tt)+) => {
         $(mod $promise { $crate::promised!(@@ $promise $contestants); })+
     };
-    (@@ $promise:ident [$($name:ident $contestant:ident),+]) => {
+    (@@ $promise:ident [$($name:ident $contestant:ident,)+]) => {
         $(#[test]
         fn $name() -> anyhow::Result<()> {
             super::$promise(&$crate::contestant::$contestant)

@@ -359,11 +359,12 @@ fn ten_thousand_connections_leave_nothing_behind(contestant: &Contestant) -> any
                 (0..connections / AT_A_TIME).try_for_each(|nth| come_and_go(address, nth))
             })
         };
+        let rest = Rest::of(server).context("the server has vanished")?;
         // What the first clients make the server allocate it keeps for the others.
         churn(400)?;
-        let before = Footprint::settled(server)?;
+        let before = Footprint::settled(server, &rest)?;
         churn(CONNECTIONS)?;
-        let after = Footprint::settled(server)?;
+        let after = Footprint::settled(server, &rest)?;
         let [kilobytes_before, kilobytes] = [&before, &after].map(|f| f.anonymous / 1000);
         say(
             contestant,
@@ -404,24 +405,47 @@ struct Footprint {
     anonymous: u64,
 }
 
-impl Footprint {
-    /// Waits until nobody is: no child is left, alive or dead, no second thread, no connection.
-    fn settled(server: &ServerProcess) -> anyhow::Result<Self> {
-        let pid = server.pid();
-        let mut seen = String::new();
-        let settled = eventually("a server without clients", PATIENCE, || {
-            let threads = processes::look(pid)?.threads;
+/// By what one sees that nobody is connected: as many threads, sockets and children as before the
+/// first client, all of them alive.
+#[derive(Debug, PartialEq)]
+struct Rest {
+    threads: usize,
+    sockets: usize,
+    children: usize,
+    zombies: usize,
+}
+
+impl Rest {
+    fn of(server: &ServerProcess) -> Option<Self> {
+        let tree = processes::tree(server.pid());
+        let sockets = |pid| {
             let descriptors = processes::descriptors(pid).ok()?;
             let is_socket = |to: &str| to.starts_with("socket:");
-            let sockets = descriptors.iter().filter(|(_, to)| is_socket(to)).count();
-            let children = processes::ps_view(&processes::children(pid));
-            seen = format!("{threads} threads, {sockets} sockets, children:\n{children}");
-            // The one socket listens; the one line is the head of the table.
-            let alone = (threads, sockets, children.lines().count()) == (1, 1, 1);
-            alone.then_some(descriptors)
+            Some(descriptors.iter().filter(|(_, to)| is_socket(to)).count())
+        };
+        let alive = || tree.iter().filter(|process| process.state != 'Z');
+        Some(Self {
+            threads: alive().map(|process| process.threads as usize).sum(),
+            sockets: alive()
+                .map(|process| sockets(process.pid))
+                .sum::<Option<_>>()?,
+            children: alive().count() - 1,
+            zombies: tree.len() - alive().count(),
+        })
+    }
+}
+
+impl Footprint {
+    /// Waits until nobody is connected.
+    fn settled(server: &ServerProcess, rest: &Rest) -> anyhow::Result<Self> {
+        let mut seen = None;
+        let settled = eventually("a server without clients", PATIENCE, || {
+            seen = Rest::of(server);
+            (seen.as_ref() == Some(rest)).then_some(())
         });
+        settled.with_context(|| format!("{seen:?}, not {rest:?}"))?;
         Ok(Self {
-            descriptors: settled.with_context(|| seen)?,
+            descriptors: processes::descriptors(server.pid())?,
             anonymous: memory(server).anonymous,
         })
     }

@@ -65,7 +65,7 @@ fn pays_its_debts(
         let mut owed = vec![full];
         let more = match contestant.model.serves() {
             Serves::One => [10_000, 10_000],
-            Serves::All => [10_000, 2_000_000],
+            Serves::Workers | Serves::All => [10_000, 2_000_000],
         };
         for length in more {
             let mut peer = Peer::connect(server.address())?;

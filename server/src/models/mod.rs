@@ -47,18 +47,31 @@ impl Server {
 /// Serves until a signal ends it. Errors: only what keeps it from starting to, or makes the
 /// listening socket unusable.
 pub fn serve(server: Server) -> Result<(), Failure> {
+    #[allow(clippy::match_same_arms)]
     match server.config.model {
         Model::Iterative => iterative::serve(server),
         Model::Fork => fork::serve(server),
+        Model::Exec => unreachable!("not on the command line yet"),
+        Model::Prefork => unreachable!("not on the command line yet"),
         Model::Thread => thread::serve(server),
+        Model::ThreadPool => unreachable!("not on the command line yet"),
+        Model::Select => unreachable!("not on the command line yet"),
+        Model::Poll => unreachable!("not on the command line yet"),
         Model::Reactor => reactor::serve(server),
+        Model::Async => unreachable!("not on the command line yet"),
+        Model::Uring => unreachable!("not on the command line yet"),
     }
 }
 
 /// How the model's loop gets to know of signals.
 pub fn wake(model: Model) -> Wake {
     match model {
-        Model::Iterative | Model::Fork | Model::Thread => Wake::Interrupt,
-        Model::Reactor => Wake::Pipe,
+        Model::Iterative
+        | Model::Fork
+        | Model::Exec
+        | Model::Prefork
+        | Model::Thread
+        | Model::ThreadPool => Wake::Interrupt,
+        Model::Select | Model::Poll | Model::Reactor | Model::Async | Model::Uring => Wake::Pipe,
     }
 }
