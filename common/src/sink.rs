@@ -122,8 +122,8 @@ fn lasting<'fd>(fd: RawFd) -> BorrowedFd<'fd> {
     }
 }
 
-/// SIGPIPE has been given back its default, for the sake of the sockets: a broken pipe of ours must
-/// not kill the program all the same.
+/// SIGPIPE is not ignored any more, for the sake of the sockets: a broken pipe of ours must not kill
+/// the program all the same, nor be counted.
 pub fn survive_sigpipe() {
     SIGPIPE_KILLS.store(true, Relaxed);
 }

@@ -91,6 +91,8 @@ Times take ms, s or m: 250ms, 5s, 2m. Exit codes: 0 done, 1 failed, 2 usage.";
 pub enum Sigpipe {
     /// The write fails with EPIPE and only that connection ends
     Ignore,
+    /// The same, and each process counts its SIGPIPEs and tells of them, those from kill -PIPE too
+    Count,
     /// The signal kills the process, as it does any C program that has not thought of it (UNP 5.13)
     Default,
 }

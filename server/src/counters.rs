@@ -122,7 +122,7 @@ impl Counters {
     /// The server begins to stop.
     pub fn stopping(&self) {
         self.lost_before_stop.store(self.lost(), Relaxed);
-        log::info!("stopping: {} connections open", self.open());
+        log::info!("stopping, open connections: {}", self.open());
     }
 
     /// The server has stopped: says what peers had sent and did not get back, because they did not

@@ -5,6 +5,7 @@ use std::fmt;
 use nix::errno::Errno;
 
 use crate::accept::Peer;
+use crate::signals;
 
 /// Why a connection is over. Whatever it is, it is over for this connection only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,7 @@ impl End {
 
     /// The log line at the end of a connection.
     pub fn log(self, peer: Peer, echoed: u64) {
+        signals::tell_sigpipes();
         log::info!("closed {peer}: {self}, {echoed} bytes echoed");
     }
 }

@@ -5,7 +5,7 @@
 //! | SIGTERM, SIGINT | stop: accept what is queued, close the listener, give every connection what it is owed; a second one: now |
 //! | SIGCHLD | a child has ended: reap |
 //! | SIGUSR1 | log the status table |
-//! | SIGPIPE | `--sigpipe`: ignored, or kills |
+//! | SIGPIPE | `--sigpipe`: ignored, counted and told, or kills |
 //! | SIGALRM | nothing; it interrupts (see below) |
 //! | SIGHUP and the rest | keep the disposition we were started with |
 //!
@@ -55,6 +55,9 @@ const SILENT_STOP: Duration = Duration::from_millis(300);
 static STOPS: AtomicU32 = AtomicU32::new(0);
 static CHILD: AtomicBool = AtomicBool::new(false);
 static STATUS: AtomicBool = AtomicBool::new(false);
+/// SIGPIPEs of this process, and how many of them have been told.
+static SIGPIPES: AtomicU32 = AtomicU32::new(0);
+static SIGPIPES_TOLD: AtomicU32 = AtomicU32::new(0);
 static TICKING: AtomicBool = AtomicBool::new(false);
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 /// Known to a child only.
@@ -94,7 +97,7 @@ pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
             dispose(signal, SigHandler::Handler(arrived))?;
         }
         dispose(Signal::SIGPIPE, disposition(sigpipe))?;
-        if sigpipe == Sigpipe::Default {
+        if sigpipe != Sigpipe::Ignore {
             sink::survive_sigpipe();
         }
         pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)
@@ -110,6 +113,7 @@ pub fn pending() -> Pending {
         set_timer(Duration::ZERO);
         TICKING.store(false, SeqCst);
     }
+    tell_sigpipes();
     let stop = stopping();
     if stop {
         STOPPING_SINCE.get_or_init(Instant::now);
@@ -166,6 +170,19 @@ pub fn tell_why_waiting(open: usize, grace: Duration) {
         log::warn!(
             "waiting up to {grace:?} for {open} {connections} to take what is owed; \
              a second signal stops now"
+        );
+    }
+}
+
+/// Tells of SIGPIPEs that have not been told of (`--sigpipe count`). A write that causes one returns
+/// EPIPE, so this is called at the end of every connection, too.
+pub fn tell_sigpipes() {
+    let all = SIGPIPES.load(SeqCst);
+    for number in SIGPIPES_TOLD.fetch_max(all, SeqCst)..all {
+        log::warn!(
+            "SIGPIPE number {} in process {}",
+            number + 1,
+            std::process::id()
         );
     }
 }
@@ -233,6 +250,8 @@ pub fn become_child(now: &'static AtomicBool) {
     // Nobody has set it in the parent.
     let _ = PARENT_SAYS_NOW.set(now);
     TICKING.store(false, SeqCst);
+    SIGPIPES.store(0, SeqCst);
+    SIGPIPES_TOLD.store(0, SeqCst);
     for signal in [Signal::SIGINT, Signal::SIGUSR1] {
         let _ = dispose(signal, SigHandler::SigIgn);
     }
@@ -252,6 +271,7 @@ fn ours() -> SigSet {
 fn disposition(sigpipe: Sigpipe) -> SigHandler {
     match sigpipe {
         Sigpipe::Ignore => SigHandler::SigIgn,
+        Sigpipe::Count => SigHandler::Handler(arrived),
         Sigpipe::Default => SigHandler::SigDfl,
     }
 }
@@ -283,6 +303,7 @@ extern "C" fn arrived(signal: libc::c_int) {
         libc::SIGTERM | libc::SIGINT => _ = STOPS.fetch_add(1, SeqCst),
         libc::SIGCHLD => CHILD.store(true, SeqCst),
         libc::SIGUSR1 => STATUS.store(true, SeqCst),
+        libc::SIGPIPE => _ = SIGPIPES.fetch_add(1, SeqCst),
         _ => return,
     }
     let pipe = PIPE.load(SeqCst);
