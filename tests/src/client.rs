@@ -7,20 +7,18 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use nix::fcntl::{OFlag, open};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, tcgetattr, tcsetattr};
 
-use crate::observe::calls::CallRecord;
 use crate::output::Output;
 use crate::program::{Ends, Program, Recipe, Target, Which, write_all};
 use crate::wait::eventually;
@@ -125,7 +123,7 @@ impl Client {
 
     /// Starts it.
     pub fn start(self) -> anyhow::Result<ClientProcess> {
-        let (program, stdin) = if self.terminal {
+        let (mut program, stdin) = if self.terminal {
             let (master, slave) = terminal().context("open a terminal")?;
             let stdout = Output::collect(master.try_clone()?)?;
             let program = self.recipe.start(Ends::Terminal(slave), Some(stdout))?;
@@ -135,14 +133,11 @@ impl Client {
             let stdin = program.take_stdin().map_or(Stdin::Closed, Stdin::Pipe);
             (program, stdin)
         };
-        let pid = if self.recipe.prefix.is_empty() {
-            program.leader()
-        } else {
-            program.find()?
-        };
+        if !self.recipe.prefix.is_empty() {
+            program.is_process(program.find()?);
+        }
         Ok(ClientProcess {
             program,
-            pid,
             stdin: Mutex::new(stdin),
         })
     }
@@ -180,7 +175,6 @@ fn owned(master: &PtyMaster) -> std::io::Result<OwnedFd> {
 /// A client that runs, or has ended.
 pub struct ClientProcess {
     program: Program,
-    pid: i32,
     stdin: Mutex<Stdin>,
 }
 
@@ -193,16 +187,6 @@ enum Stdin {
 }
 
 impl ClientProcess {
-    /// Its process.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// The command line, as one would type it.
-    pub fn command(&self) -> &str {
-        self.program.command()
-    }
-
     /// Types a line; the newline is added.
     pub fn type_line(&self, line: &str) -> anyhow::Result<()> {
         self.write(format!("{line}\n").as_bytes())
@@ -244,48 +228,16 @@ impl ClientProcess {
         .map_err(|error| anyhow!("{error}\n{self}"))
     }
 
-    /// What it has printed on stderr so far.
-    pub fn stderr(&self) -> String {
-        self.program.stderr.text()
-    }
-
-    /// The lines of stderr so far, each with its time of arrival (`CLOCK_REALTIME` ns).
-    pub fn stderr_lines(&self) -> Vec<(u64, String)> {
-        self.program.stderr.lines()
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        self.program.signal(self.pid, signal)
-    }
-
-    /// Waits for its end.
-    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
-        self.program.wait(deadline)
-    }
-
-    /// Has it ended, and how?
-    pub fn status(&self) -> Option<ExitStatus> {
-        self.program.status()
-    }
-
-    /// The system calls so far; empty without [`Client::events`].
-    pub fn calls(&self) -> Vec<CallRecord> {
-        self.program.calls().records
-    }
-
-    /// How many records of calls are missing.
-    pub fn calls_lost(&self) -> u64 {
-        self.program.calls().lost
-    }
-
-    /// Command, status and everything printed.
-    pub fn transcript(&self) -> String {
-        self.program.transcript()
-    }
-
     fn stdin(&self) -> MutexGuard<'_, Stdin> {
         self.stdin.lock().expect("no panic while it is held")
+    }
+}
+
+impl Deref for ClientProcess {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
     }
 }
 

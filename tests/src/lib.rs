@@ -1,6 +1,7 @@
 //! Everything that drives the programs from outside.
 //!
-//! [`binaries`] finds (and builds) them, [`server`] and [`client`] run them, [`contestant`] names
+//! [`binaries`] finds (and builds) them, [`server`] and [`client`] run them ([`program`] is what these
+//! have in common), [`contestant`] names
 //! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
 //! would, [`wait`] waits for what they do, [`observe`] asks the kernel what they did, [`netns`] gives
 //! an experiment a network and process table of its own, [`skip`] says why there is none.
@@ -13,9 +14,9 @@ pub mod narrate;
 pub mod netns;
 pub mod observe;
 pub mod peer;
+pub mod program;
 pub mod server;
 pub mod skip;
 pub mod wait;
 
 mod output;
-mod program;

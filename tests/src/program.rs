@@ -24,7 +24,7 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::unistd::{Pid, pipe2, setsid};
 
 use crate::binaries;
-use crate::observe::calls::{self, CallLog};
+use crate::observe::calls::{self, CallLog, CallRecord};
 use crate::observe::processes;
 use crate::output::Output;
 use crate::wait::eventually;
@@ -139,6 +139,7 @@ impl Recipe {
             command: self.typed(),
             name: self.name(),
             group: Pid::from_raw(child.id() as i32),
+            pid: child.id() as i32,
             state: Mutex::new(State::new(child)),
             stdout,
             stderr: collect(stderr)?,
@@ -330,12 +331,13 @@ fn inherit(command: &mut Command, inherited: &Inherited) {
     }
 }
 
-/// A program that was started.
+/// A program that was started. Server and client are this, and more.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub struct Program {
     command: String,
     name: String,
     group: Pid,
+    pid: i32,
     state: Mutex<State>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
@@ -370,8 +372,34 @@ impl State {
 }
 
 impl Program {
-    pub(crate) fn command(&self) -> &str {
+    /// Its process; where it runs under another program, that of the program itself.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// It turned out to be this process.
+    pub(crate) fn is_process(&mut self, pid: i32) {
+        self.pid = pid;
+    }
+
+    /// The command line, as one would type it.
+    pub fn command(&self) -> &str {
         &self.command
+    }
+
+    /// What it has printed on stdout so far.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// What it has printed on stderr so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// The lines of stderr so far, each with its time of arrival (`CLOCK_REALTIME` ns).
+    pub fn stderr_lines(&self) -> Vec<(u64, String)> {
+        self.stderr.lines()
     }
 
     /// The stdin of a program that was started with [`Ends::Pipes`]; once.
@@ -395,18 +423,19 @@ impl Program {
         .with_context(|| self.transcript())
     }
 
-    pub(crate) fn signal(&self, pid: i32, signal: Signal) -> anyhow::Result<()> {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         // While the lock is held nobody reaps it, so that the pid stays its own.
         let mut state = self.state();
         if let Some(status) = state.reap(self.group)? {
             bail!("{signal} to {}: it has ended ({status})", self.command);
         }
-        kill(Pid::from_raw(pid), signal)
-            .with_context(|| format!("{signal} to {} (pid {pid})", self.command))
+        kill(Pid::from_raw(self.pid), signal)
+            .with_context(|| format!("{signal} to {} (pid {})", self.command, self.pid))
     }
 
     /// A signal for all of its process group, as from a terminal or `kill -- -PGID`.
-    pub(crate) fn signal_group(&self, signal: Signal) -> anyhow::Result<()> {
+    pub fn signal_group(&self, signal: Signal) -> anyhow::Result<()> {
         let mut state = self.state();
         if let Some(status) = state.reap(self.group)? {
             bail!("{signal} to {}: it has ended ({status})", self.command);
@@ -415,18 +444,30 @@ impl Program {
             .with_context(|| format!("{signal} to the group of {}", self.command))
     }
 
-    pub(crate) fn status(&self) -> Option<ExitStatus> {
+    /// Has it ended, and how?
+    pub fn status(&self) -> Option<ExitStatus> {
         // An error of wait for our own, unreaped child: there is none.
         self.state().reap(self.group).ok().flatten()
     }
 
-    pub(crate) fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
+    /// Waits for its end.
+    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         let what = format!("end of {}", self.command);
         eventually(&what, deadline, || self.status())
             .map_err(|error| anyhow!("{error}\n{}", self.transcript()))
     }
 
-    pub(crate) fn calls(&self) -> CallLog {
+    /// The system calls so far; empty unless they are recorded.
+    pub fn calls(&self) -> Vec<CallRecord> {
+        self.call_log().records
+    }
+
+    /// How many records of calls are missing.
+    pub fn calls_lost(&self) -> u64 {
+        self.call_log().lost
+    }
+
+    fn call_log(&self) -> CallLog {
         self.calls
             .as_ref()
             .map(|calls| calls::parse(&calls.text()))
@@ -434,7 +475,7 @@ impl Program {
     }
 
     /// Command, status and everything printed.
-    pub(crate) fn transcript(&self) -> String {
+    pub fn transcript(&self) -> String {
         let mut text = format!("$ {}\n", self.command);
         for (name, output) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             for line in output.text().lines() {

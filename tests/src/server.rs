@@ -16,19 +16,17 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::process::ExitStatus;
-use std::time::Duration;
 
 use anyhow::anyhow;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcpecho_common::{Mistake, Model, ready};
 
-use crate::observe::calls::CallRecord;
 use crate::observe::processes;
-pub use crate::program::Target;
-use crate::program::{Ends, PROMPTLY, Program, Recipe, Which};
+use crate::program::{Ends, PROMPTLY, Recipe, Which};
+pub use crate::program::{Program, Target};
 use crate::wait::eventually;
 
 /// How to start a server.
@@ -157,16 +155,15 @@ impl Server {
 
     /// Starts it and waits for its ready line.
     pub fn start(self) -> anyhow::Result<ServerProcess> {
-        let program = self.0.start(Ends::Output, None)?;
+        let mut program = self.0.start(Ends::Output, None)?;
         let (ready, address) = ready_line(&program)?;
-        let pid = match pid_in(&ready) {
-            Some(pid) => pid,
-            None if self.0.prefix.is_empty() => program.leader(),
-            None => program.find()?,
-        };
+        match pid_in(&ready) {
+            Some(pid) => program.is_process(pid),
+            None if self.0.prefix.is_empty() => {}
+            None => program.is_process(program.find()?),
+        }
         Ok(ServerProcess {
             program,
-            pid,
             address: reachable(address),
             ready,
         })
@@ -217,25 +214,11 @@ fn wait_for_state(pid: i32, state: char) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub struct Launched(Program);
 
-impl Launched {
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        self.0.signal(self.0.leader(), signal)
-    }
+impl Deref for Launched {
+    type Target = Program;
 
-    /// Waits for its end.
-    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
-        self.0.wait(deadline)
-    }
-
-    /// What it has printed on stdout so far.
-    pub fn stdout(&self) -> String {
-        self.0.stdout.text()
-    }
-
-    /// What it has printed on stderr so far.
-    pub fn stderr(&self) -> String {
-        self.0.stderr.text()
+    fn deref(&self) -> &Program {
+        &self.0
     }
 }
 
@@ -246,20 +229,14 @@ impl fmt::Display for Launched {
     }
 }
 
-/// A server that has printed its ready line.
+/// A server that has printed its ready line. Its [`pid`](Program::pid) is the process that listens.
 pub struct ServerProcess {
     program: Program,
-    pid: i32,
     address: SocketAddr,
     ready: String,
 }
 
 impl ServerProcess {
-    /// The process that listens.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
     /// Where to connect to: the address of the ready line, 127.0.0.1 for the wildcard.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -270,38 +247,13 @@ impl ServerProcess {
         &self.ready
     }
 
-    /// The command line, as one would type it.
-    pub fn command(&self) -> &str {
-        self.program.command()
-    }
-
-    /// What it has printed on stdout so far.
-    pub fn stdout(&self) -> String {
-        self.program.stdout.text()
-    }
-
-    /// What it has printed on stderr so far.
-    pub fn stderr(&self) -> String {
-        self.program.stderr.text()
-    }
-
-    /// The lines of stderr so far, each with its time of arrival (`CLOCK_REALTIME` ns).
-    pub fn stderr_lines(&self) -> Vec<(u64, String)> {
-        self.program.stderr.lines()
-    }
-
-    /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        self.program.signal(self.pid, signal)
-    }
-
     /// Stops it and its children, and waits until they stand still. What happens to them until
     /// [`thaw`](Self::thaw) they find out all at once.
     pub fn freeze(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGSTOP)?;
         // It cannot fork any more.
-        wait_for_state(self.pid, 'T')?;
-        for child in processes::children(self.pid) {
+        wait_for_state(self.pid(), 'T')?;
+        for child in processes::children(self.pid()) {
             if child.state != 'Z' {
                 kill(Pid::from_raw(child.pid), Signal::SIGSTOP)?;
                 wait_for_state(child.pid, 'T')?;
@@ -312,40 +264,18 @@ impl ServerProcess {
 
     /// Lets them go on.
     pub fn thaw(&self) -> anyhow::Result<()> {
-        for child in processes::children(self.pid) {
+        for child in processes::children(self.pid()) {
             kill(Pid::from_raw(child.pid), Signal::SIGCONT)?;
         }
         self.signal(Signal::SIGCONT)
     }
+}
 
-    /// Sends a signal to its process group, as a terminal does.
-    pub fn signal_group(&self, signal: Signal) -> anyhow::Result<()> {
-        self.program.signal_group(signal)
-    }
+impl Deref for ServerProcess {
+    type Target = Program;
 
-    /// Waits for its end.
-    pub fn wait(&self, deadline: Duration) -> anyhow::Result<ExitStatus> {
-        self.program.wait(deadline)
-    }
-
-    /// Has it ended, and how?
-    pub fn status(&self) -> Option<ExitStatus> {
-        self.program.status()
-    }
-
-    /// The system calls so far; empty without [`Server::events`].
-    pub fn calls(&self) -> Vec<CallRecord> {
-        self.program.calls().records
-    }
-
-    /// How many records of calls are missing.
-    pub fn calls_lost(&self) -> u64 {
-        self.program.calls().lost
-    }
-
-    /// Command, status and everything printed.
-    pub fn transcript(&self) -> String {
-        self.program.transcript()
+    fn deref(&self) -> &Program {
+        &self.program
     }
 }
 
