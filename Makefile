@@ -34,6 +34,11 @@ demo: cargo ## the premature termination of a server, acted out and explained (D
 	@$(CARGO) build --workspace --bins --locked
 	@$(CARGO) run --quiet --locked -p tcpecho-lab -- $(if $(DEMO),run $(DEMO),list)
 
+.PHONY: soak
+soak: cargo ## all models under loads, faults, signals, restarts for MINUTES=N (1); fails on any loss
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) run --quiet --locked -p tcpecho-lab -- soak --minutes $(or $(MINUTES),1)
+
 .PHONY: noreaper
 noreaper: cargo ## the fork server without a reaper, as target/tcpechod_noreaper
 	@$(CARGO) build --locked -p tcpechod

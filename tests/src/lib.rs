@@ -4,7 +4,8 @@
 //! have in common), [`contestant`] names
 //! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
 //! would, [`wait`] waits for what they do, [`observe`] asks the kernel what they did, [`netns`] gives
-//! an experiment a network and process table of its own, [`skip`] says why there is none.
+//! an experiment a network and process table of its own, [`skip`] says why there is none, [`soak`] does
+//! everything at once for a long time.
 
 pub mod binaries;
 pub mod client;
@@ -17,6 +18,7 @@ pub mod peer;
 pub mod program;
 pub mod server;
 pub mod skip;
+pub mod soak;
 pub mod wait;
 
 mod output;

@@ -297,6 +297,11 @@ impl Peer {
         self.sent
     }
 
+    /// Bytes of the pattern that have come back so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
     fn check(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {

@@ -16,13 +16,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 use tcpecho_common::Model;
 use tcpecho_common::model::{Serves, Unit};
 use tcpecho_lab::observe::{processes, sockets};
+use tcpecho_lab::program::limit_descriptors;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
 
@@ -595,14 +595,15 @@ fn queue_of(address: SocketAddr) -> Option<u64> {
 /// The limit of descriptors of a running server; prlimit(2).
 struct Limit<'a> {
     server: &'a ServerProcess,
-    before: libc::rlimit,
+    /// Soft and hard.
+    before: (u64, u64),
 }
 
 impl<'a> Limit<'a> {
     fn of(server: &'a ServerProcess) -> Self {
         Self {
             server,
-            before: prlimit(server.pid(), None),
+            before: limit_descriptors(server.pid(), None).expect("it lives"),
         }
     }
 
@@ -617,30 +618,14 @@ impl<'a> Limit<'a> {
         });
         let used = used.expect("the listener and the connections");
         let free = (0..i32::MAX).find(|n| used.iter().all(|(fd, _)| fd != n));
-        let limit = libc::rlimit {
-            rlim_cur: free.expect("one is free") as libc::rlim_t,
-            rlim_max: self.before.rlim_max,
-        };
-        prlimit(pid, Some(limit));
+        let limit = (free.expect("one is free") as u64, self.before.1);
+        limit_descriptors(pid, Some(limit)).expect("it lives");
         // An accept that blocks has had its descriptor reserved since before: start it anew.
         stop(self.server, &[pid]);
         self.server.signal(Signal::SIGCONT).expect("it is stopped");
     }
 
     fn restore(&self) {
-        prlimit(self.server.pid(), Some(self.before));
+        limit_descriptors(self.server.pid(), Some(self.before)).expect("it lives");
     }
-}
-
-#[expect(unsafe_code)]
-fn prlimit(pid: i32, new: Option<libc::rlimit>) -> libc::rlimit {
-    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let mut old = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: it reads one struct, if there is one, and writes one.
-    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, &raw mut old) };
-    Errno::result(done).expect("a living process of ours");
-    old
 }

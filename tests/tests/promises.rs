@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tcpecho_common::Model;
 use tcpecho_lab::contestant::{self, Contestant};
 use tcpecho_lab::observe::processes::{self, Memory};
+use tcpecho_lab::observe::rest::Rest;
 use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
 use tcpecho_lab::promised;
@@ -404,36 +405,6 @@ fn come_and_go(address: SocketAddr, nth: usize) -> anyhow::Result<()> {
 struct Footprint {
     descriptors: Vec<(i32, String)>,
     anonymous: u64,
-}
-
-/// By what one sees that nobody is connected: as many threads, sockets and children as before the
-/// first client, all of them alive.
-#[derive(Debug, PartialEq)]
-struct Rest {
-    threads: usize,
-    sockets: usize,
-    children: usize,
-    zombies: usize,
-}
-
-impl Rest {
-    fn of(server: &ServerProcess) -> Option<Self> {
-        let tree = processes::tree(server.pid());
-        let sockets = |pid| {
-            let descriptors = processes::descriptors(pid).ok()?;
-            let is_socket = |to: &str| to.starts_with("socket:");
-            Some(descriptors.iter().filter(|(_, to)| is_socket(to)).count())
-        };
-        let alive = || tree.iter().filter(|process| process.state != 'Z');
-        Some(Self {
-            threads: alive().map(|process| process.threads as usize).sum(),
-            sockets: alive()
-                .map(|process| sockets(process.pid))
-                .sum::<Option<_>>()?,
-            children: alive().count() - 1,
-            zombies: tree.len() - alive().count(),
-        })
-    }
 }
 
 impl Footprint {

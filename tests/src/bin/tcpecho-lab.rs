@@ -6,16 +6,18 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tcpecho_common::{Exit, logging, usage};
+use tcpecho_common::{Exit, Model, logging, usage};
 use tcpecho_lab::binaries;
 use tcpecho_lab::labs::{self, sweep};
 use tcpecho_lab::narrate::terminal::Terminal;
 use tcpecho_lab::netns::{self, Isolated, Isolation};
+use tcpecho_lab::soak;
 
 const AFTER_HELP: &str = "\
 Begin with:
@@ -64,6 +66,28 @@ enum Command {
     /// Perform demonstrations, one after the other
     #[command(after_help = RUN_HELP)]
     Run(Run),
+    /// Every model at once, for a long time, under everything that can happen to a server
+    Soak(Soak),
+}
+
+/// Clients of all kinds talk to every model at once: some compare long streams, some stall, some
+/// reset or leave without a word; meanwhile the servers are stopped and continued, get signals, run
+/// out of descriptors, have calls fail (if strace is there) and children killed, and are restarted
+/// while they owe echoes. Every byte that comes back is compared. Exit code 1 if anything was lost
+/// or left behind.
+#[derive(Args, Debug)]
+struct Soak {
+    /// For how long
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1440))]
+    minutes: u64,
+
+    /// Only these models [default: all]
+    #[arg(long, value_name = "MODEL,...", value_delimiter = ',', value_enum)]
+    models: Vec<Model>,
+
+    /// What is made up at random is made up from this number [default: another one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -114,6 +138,7 @@ fn main() -> ExitCode {
         None => teach(),
         Some(Command::List) => list(),
         Some(Command::Run(run)) => run.isolated(),
+        Some(Command::Soak(soak)) => soak.run(),
     };
     result.unwrap_or_else(|error| {
         // Whoever piped us into `head` has read enough.
@@ -176,6 +201,26 @@ fn list() -> Result<ExitCode> {
         writeln!(out, "{name:<width$}  {title} (UNP {sections})")?;
     }
     Ok(Exit::Done.into())
+}
+
+impl Soak {
+    fn run(&self) -> Result<ExitCode> {
+        programs_are_built()?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        let seed = self.seed.unwrap_or(now.as_secs());
+        let minutes = self.minutes;
+        let mut out = anstream::stdout().lock();
+        writeln!(out, "every model for {minutes} min, seed {seed}")?;
+        out.flush()?;
+        let models = match self.models.as_slice() {
+            [] => Model::all(),
+            some => some,
+        };
+        let rows = soak::run(models, Duration::from_secs(60 * minutes), seed);
+        write!(out, "{}", soak::Table(&rows))?;
+        let clean = rows.iter().all(soak::Row::is_clean);
+        Ok(if clean { Exit::Done } else { Exit::Failed }.into())
+    }
 }
 
 impl Run {

@@ -4,5 +4,6 @@
 pub mod calls;
 pub mod packets;
 pub mod processes;
+pub mod rest;
 pub mod sock_diag;
 pub mod sockets;

@@ -104,6 +104,17 @@ pub fn switches(pid: i32) -> Option<u64> {
         .sum()
 }
 
+/// The states of its threads; None if it has vanished.
+pub fn states(pid: i32) -> Option<Vec<char>> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads
+        .map(|thread| {
+            let stat = fs::read(thread.ok()?.path().join("stat")).ok()?;
+            parse(&String::from_utf8_lossy(&stat)).map(|stat| stat.state)
+        })
+        .collect()
+}
+
 /// The processor time that it and its threads have used, in user and system mode, without its
 /// children. The kernel counts in ticks of 10 ms.
 pub fn cpu_time(pid: i32) -> Option<Duration> {
