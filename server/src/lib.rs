@@ -2,17 +2,21 @@
 //!
 //! A library with a thin program around it, so that manual pages and tests reach the pieces.
 //! Reading order: [`cli`], [`listener`], [`accept`], then [`echo`] with `models/iterative.rs` and
-//! its neighbours `fork` and `thread`, then [`conn`] with `models/reactor.rs`.
+//! its neighbours `fork` and `thread`, then [`conn`], [`table`], [`door`] and [`event_loop`] with
+//! `models/reactor.rs` and its neighbours.
 
 pub mod accept;
 pub mod children;
 pub mod cli;
 pub mod conn;
 pub mod counters;
+pub mod door;
 pub mod echo;
 pub mod end;
+pub mod event_loop;
 pub mod failure;
 pub mod listener;
 pub mod models;
 pub mod signals;
 pub mod socket;
+pub mod table;

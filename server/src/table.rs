@@ -1,0 +1,323 @@
+//! The connections of one readiness loop: an entry each, the run queue, and the ticks of the clock.
+//!
+//! How the loop waits is its own business. It is told of every change of what a connection waits
+//! for ([`InterestList`]), and says here which connection is ready.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tcpecho_common::calls;
+
+use crate::accept::Peer;
+use crate::cli::Config;
+use crate::conn::{EchoConn, Shared, Turn, Wants};
+use crate::counters::{Counters, Tally};
+use crate::end::End;
+use crate::{signals, socket};
+
+/// A connection is idle when this many ticks in a row have passed without a byte.
+const IDLE_TICKS: u8 = 8;
+
+/// What a loop waits for: epoll's interest list, the array of poll, the sets of select.
+pub trait InterestList {
+    /// A new connection, to be read from. Errors: it cannot be waited for, and why.
+    fn add(&mut self, key: Key, stream: BorrowedFd<'_>) -> Result<(), String>;
+    /// It waits for this from now on.
+    fn change(&mut self, key: Key, stream: BorrowedFd<'_>, wants: Wants);
+    /// It is about to be closed.
+    fn remove(&mut self, key: Key, stream: BorrowedFd<'_>);
+}
+
+/// An index in the table, and the generation of whoever sits there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(pub usize);
+
+impl Key {
+    fn new(index: usize, generation: u32) -> Self {
+        Self((generation as usize) << 32 | index)
+    }
+
+    /// The index: small numbers, used again when they are free.
+    pub fn index(self) -> usize {
+        self.0 & 0xFFFF_FFFF
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// One client; at most 64 bytes, for there may be many of them.
+#[derive(Debug)]
+struct Connection {
+    echo: EchoConn,
+    stream: OwnedFd,
+    /// Tells this connection's events from those of an earlier one at the same index.
+    generation: u32,
+    peer: Peer,
+    /// Is it on the run queue?
+    queued: bool,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 64);
+
+/// The connections of one loop.
+#[derive(Debug)]
+pub struct Table<I> {
+    /// What the loop waits for.
+    pub interest: I,
+    connections: Slab<Connection>,
+    generation: u32,
+    /// Connections that had more to do than one turn allows.
+    run_queue: VecDeque<Key>,
+    /// Whose turn it is.
+    in_hand: Option<Key>,
+    /// Has a connection been closed since somebody asked?
+    made_room: bool,
+    shared: Shared,
+    counters: &'static Counters,
+    tally: &'static Tally,
+    grace: Duration,
+    idle_timeout: Option<Duration>,
+    /// When to look for idle connections; only with `--idle-timeout`.
+    idle_tick: Option<Instant>,
+    /// When to look for connections that have had all they were owed; only while stopping.
+    stop_tick: Option<Instant>,
+}
+
+impl<I: InterestList> Table<I> {
+    /// An empty table, of the n-th loop of a server.
+    pub fn new(interest: I, config: &Config, counters: &'static Counters, nth: usize) -> Self {
+        let mut table = Self {
+            interest,
+            connections: Slab::new(),
+            generation: 0,
+            run_queue: VecDeque::new(),
+            in_hand: None,
+            made_room: false,
+            shared: Shared::default(),
+            counters,
+            tally: counters.tally(nth as u64),
+            grace: config.grace,
+            idle_timeout: config.idle_timeout,
+            idle_tick: None,
+            stop_tick: None,
+        };
+        table.set_idle_tick();
+        table
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Is none open?
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Who sits at this index.
+    pub fn key_at(&self, index: usize) -> Option<Key> {
+        let connection = self.connections.get(index)?;
+        Some(Key::new(index, connection.generation))
+    }
+
+    /// A client has been accepted.
+    pub fn admit(&mut self, stream: OwnedFd, peer: Peer) {
+        self.counters.accepted.fetch_add(1, Relaxed);
+        self.tally.accepted();
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let entry = self.connections.vacant_entry();
+        match self
+            .interest
+            .add(Key::new(entry.key(), generation), stream.as_fd())
+        {
+            Ok(()) => {
+                entry.insert(Connection {
+                    echo: EchoConn::default(),
+                    stream,
+                    generation,
+                    peer,
+                    queued: false,
+                });
+                log::info!("accepted {peer}");
+            }
+            Err(why) => {
+                self.counters.refused.fetch_add(1, Relaxed);
+                self.counters.closed.fetch_add(1, Relaxed);
+                calls::close(stream);
+                log::warn!("refused {peer}: {why}");
+            }
+        }
+    }
+
+    /// A connection is ready, in words that begin with a space; `drain`: it may have more than one
+    /// read brings, and nobody will say so again. The event may be late, for a connection that is
+    /// gone.
+    pub fn ready(&mut self, key: Key, how: impl fmt::Display, drain: bool) {
+        let Some(connection) = find(&mut self.connections, key) else {
+            return;
+        };
+        log::debug!("ready {}:{how}", connection.peer);
+        if drain {
+            connection.echo.drain();
+        }
+        self.turn(key);
+    }
+
+    /// One turn for each that is queued by now; who needs more comes again after the next wait,
+    /// which takes no time.
+    pub fn run_queued(&mut self) {
+        for _ in 0..self.run_queue.len() {
+            let Some(key) = self.run_queue.pop_front() else {
+                return;
+            };
+            if let Some(connection) = find(&mut self.connections, key) {
+                connection.queued = false;
+                self.turn(key);
+            }
+        }
+    }
+
+    /// Is anybody on the run queue?
+    pub fn has_queued(&self) -> bool {
+        !self.run_queue.is_empty()
+    }
+
+    fn turn(&mut self, key: Key) {
+        let Some(connection) = find(&mut self.connections, key) else {
+            return;
+        };
+        if connection.queued {
+            return;
+        }
+        self.in_hand = Some(key);
+        let before = (connection.echo.echoed(), connection.echo.pending());
+        let stream = connection.stream.as_fd();
+        let turn = connection.echo.turn(&mut { stream }, &mut self.shared);
+        let after = (connection.echo.echoed(), connection.echo.pending());
+        if after != before {
+            let received = (after.0 + after.1) - (before.0 + before.1);
+            self.tally.received(received as usize);
+            self.tally.echoed((after.0 - before.0) as usize);
+        }
+        match turn {
+            Turn::Wait(wants) => self.interest.change(key, stream, wants),
+            Turn::Again => {
+                connection.queued = true;
+                self.run_queue.push_back(key);
+            }
+            Turn::Done(end) => self.close(key, end),
+        }
+        self.in_hand = None;
+    }
+
+    fn close(&mut self, key: Key, end: End) {
+        let mut connection = self.connections.remove(key.index());
+        self.interest.remove(key, connection.stream.as_fd());
+        let (echoed, pending) = (connection.echo.echoed(), connection.echo.pending());
+        let lost = connection.echo.close(&mut self.shared);
+        // What the peer has not taken is counted as received; what a failed write had is not.
+        self.tally.received((lost - pending) as usize);
+        self.tally.lost(lost);
+        let discarded = socket::prepare_close(&connection.stream, end);
+        self.counters.discarded.fetch_add(discarded, Relaxed);
+        calls::close(connection.stream);
+        self.counters.closed.fetch_add(1, Relaxed);
+        end.log(connection.peer, echoed);
+        self.made_room = true;
+    }
+
+    /// Has a connection been closed since this was asked last?
+    pub fn has_made_room(&mut self) -> bool {
+        std::mem::take(&mut self.made_room)
+    }
+
+    /// The server stops: every connection gets what it is owed. Those that are owed nothing close at
+    /// once. May be called again for those that have come since.
+    pub fn stop(&mut self) {
+        self.idle_tick = None;
+        self.stop_tick = Some(Instant::now() + signals::TICK);
+        self.for_each(|table, key| {
+            if let Some(connection) = find(&mut table.connections, key) {
+                connection.echo.stop(&connection.stream.as_fd());
+                table.turn(key);
+            }
+        });
+    }
+
+    /// Closes all, whatever they are owed.
+    pub fn close_all(&mut self) {
+        self.for_each(|table, key| table.close(key, End::Stuck));
+    }
+
+    /// When to look at the clock again.
+    pub fn next_tick(&self) -> Option<Instant> {
+        [self.idle_tick, self.stop_tick].into_iter().flatten().min()
+    }
+
+    /// Closes those that have been idle for too long, or are stuck at the end of the grace.
+    pub fn look_at_clock(&mut self) {
+        let Some(next) = self.next_tick() else {
+            return;
+        };
+        let now = Instant::now();
+        if now < next {
+            return;
+        }
+        if self.idle_tick.is_some_and(|tick| tick <= now) {
+            self.set_idle_tick();
+            self.close_idle();
+        }
+        if self.stop_tick.is_some_and(|tick| tick <= now) {
+            self.stop_tick = Some(now + signals::TICK);
+            signals::tell_why_waiting(self.counters.open() as usize, self.grace);
+            if signals::in_time(self.grace) {
+                // No event tells that the peer has acknowledged everything.
+                self.for_each(Self::turn);
+            } else {
+                self.close_all();
+            }
+        }
+    }
+
+    fn set_idle_tick(&mut self) {
+        let between = self.idle_timeout.map(|idle| idle / u32::from(IDLE_TICKS));
+        self.idle_tick = between.map(|between| Instant::now() + between);
+    }
+
+    fn close_idle(&mut self) {
+        self.for_each(|table, key| {
+            let quiet = find(&mut table.connections, key).map_or(0, |connection| {
+                connection.echo.tick(&connection.stream.as_fd())
+            });
+            if quiet >= IDLE_TICKS {
+                table.close(key, End::Idle);
+            }
+        });
+    }
+
+    /// For the rare occasions that concern all connections; `body` may close the one it is given.
+    fn for_each(&mut self, mut body: impl FnMut(&mut Self, Key)) {
+        let keys: Vec<_> = self
+            .connections
+            .iter()
+            .map(|(index, connection)| Key::new(index, connection.generation))
+            .collect();
+        for key in keys {
+            body(self, key);
+        }
+    }
+}
+
+fn find(connections: &mut Slab<Connection>, key: Key) -> Option<&mut Connection> {
+    connections
+        .get_mut(key.index())
+        .filter(|connection| connection.generation == key.generation())
+}
