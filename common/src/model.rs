@@ -31,11 +31,9 @@ pub enum Model {
     ThreadPool,
 
     /// All clients in one thread, waiting for readiness with select (UNP 6.8); descriptors below 1024 only
-    #[value(skip)]
     Select,
 
     /// All clients in one thread, waiting for readiness with poll (UNP 6.11); each call looks at all
-    #[value(skip)]
     Poll,
 
     /// All clients in one thread, waiting for readiness with mio (UNP 6, 16); --workers N: in N threads

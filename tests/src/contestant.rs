@@ -19,6 +19,10 @@ pub const ITERATIVE: Contestant = Contestant::plain(Model::Iterative);
 pub const FORK: Contestant = Contestant::plain(Model::Fork);
 /// A thread per client.
 pub const THREAD: Contestant = Contestant::plain(Model::Thread);
+/// All clients in one thread that waits with select.
+pub const SELECT: Contestant = Contestant::plain(Model::Select);
+/// All clients in one thread that waits with poll.
+pub const POLL: Contestant = Contestant::plain(Model::Poll);
 /// All clients in one thread.
 pub const REACTOR: Contestant = Contestant::plain(Model::Reactor);
 /// Reads and writes that time out (`SO_RCVTIMEO`), so that calls return EAGAIN now and then.
@@ -37,6 +41,8 @@ pub const ALL: &[Contestant] = &[
     ITERATIVE,
     FORK,
     THREAD,
+    SELECT,
+    POLL,
     REACTOR,
     THREAD_WITH_IDLE_TIMEOUT,
     REACTOR_WITH_IDLE_TIMEOUT,
@@ -53,6 +59,8 @@ macro_rules! promised {
         iterative ITERATIVE,
         fork FORK,
         thread THREAD,
+        select SELECT,
+        poll POLL,
         reactor REACTOR,
         thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
         reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT,
@@ -61,11 +69,15 @@ macro_rules! promised {
         iterative ITERATIVE,
         fork FORK,
         thread THREAD,
+        select SELECT,
+        poll POLL,
         reactor REACTOR,
     ])+); };
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
         thread THREAD,
+        select SELECT,
+        poll POLL,
         reactor REACTOR,
     ])+); };
     (@ $($promise:ident $contestants:tt)+) => {

@@ -45,6 +45,8 @@ macro_rules! all {
             iterative
             fork
             thread
+            select
+            poll
             reactor
         ) }
     };
@@ -90,8 +92,8 @@ claims! {
     accepting_rests_while_enobufs_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENOBUFS): all;
     accepting_rests_while_it_is_forbidden = while_it_lasts_clients_wait_and_cost_nothing(Errno::EPERM): all;
     accepting_rests_at_the_limit_of_descriptors = at_the_limit_clients_wait_and_cost_nothing(): all;
-    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread reactor);
-    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread reactor);
+    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread select poll reactor);
+    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread select poll reactor);
     a_small_limit_is_served_with_or_complained_about = at_any_limit_it_serves_or_says_why(): all;
 
     read_is_interrupted = an_interruption_is_not_noticed("read"): all;
@@ -107,7 +109,7 @@ claims! {
 
     wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork);
     poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork);
-    epoll_wait_is_interrupted = nobody_waits_longer_though_epoll_wait_is_interrupted(): (reactor);
+    the_loops_wait_is_interrupted = nobody_waits_longer_though_the_loop_is_interrupted(): (select poll reactor);
 
     fork_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (fork);
     fork_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (fork);
@@ -379,14 +381,19 @@ fn a_pause_cut_short_is_only_short(model: Model) {
     is_well(server, &mut old);
 }
 
-fn nobody_waits_longer_though_epoll_wait_is_interrupted(model: Model) {
+fn nobody_waits_longer_though_the_loop_is_interrupted(model: Model) {
+    let wait = match model {
+        Model::Select => "?select,?pselect6",
+        Model::Poll => "?poll,?ppoll",
+        _ => "?epoll_wait,?epoll_pwait",
+    };
     let Some(traced) = Traceable::start(Server::model(model)) else {
         return;
     };
     let server = &traced.server;
     let mut old = bystander(model, server.address());
     let fault = Fault {
-        calls: "?epoll_wait,?epoll_pwait",
+        calls: wait,
         errno: Errno::EINTR,
         when: "1+2",
     };

@@ -2,7 +2,9 @@
 
 mod fork;
 mod iterative;
+mod poll;
 mod reactor;
+mod select;
 mod thread;
 
 use nix::libc::STDOUT_FILENO;
@@ -55,8 +57,8 @@ pub fn serve(server: Server) -> Result<(), Failure> {
         Model::Prefork => unreachable!("not on the command line yet"),
         Model::Thread => thread::serve(server),
         Model::ThreadPool => unreachable!("not on the command line yet"),
-        Model::Select => unreachable!("not on the command line yet"),
-        Model::Poll => unreachable!("not on the command line yet"),
+        Model::Select => select::serve(server),
+        Model::Poll => poll::serve(server),
         Model::Reactor => reactor::serve(server),
         Model::Async => unreachable!("not on the command line yet"),
         Model::Uring => unreachable!("not on the command line yet"),

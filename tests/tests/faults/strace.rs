@@ -29,9 +29,11 @@ use super::DEADLINE;
 /// `$0` is the directory of this server, `$@` its command line.
 const PARENT: &str = r#"set -f; "$@" & read -r task faults < "$0/faults" && exec strace -q -o "$0/calls" $faults -p "$task""#;
 
-/// Calls that every task makes sooner or later: when one of them has been seen, strace is there.
-/// The question mark: where the architecture has it.
-const SEEN: &str = "accept4,read,write,?epoll_wait,?epoll_pwait";
+/// Calls that every task makes sooner or later: when one of them has been seen, strace is there. A
+/// poll that was interrupted by the attaching goes on as restart_syscall. The question mark: where
+/// the architecture has it.
+const SEEN: &str =
+    "accept4,read,write,restart_syscall,?select,?pselect6,?poll,?ppoll,?epoll_wait,?epoll_pwait";
 
 /// A failure to inject.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,184 @@
+//! All clients in one thread: wait with poll until some socket is ready, do what can be done
+//! without waiting, wait again (UNP 6.10 and 6.11; poll(2)).
+//!
+//! What it costs: an entry of 64 bytes per connection, and eight in the array that poll is given.
+//! The array is kept, and changed where something changes; but the kernel looks at all of it each
+//! time, and so do we until we have found all that are ready. So a call is O(n): with ten thousand
+//! connections of which one is busy, an echo costs ten thousand looks. When all are busy, one call
+//! serves them all, and an echo is two system calls, as in the reactor.
+//!
+//! Level-triggered: poll tells what is there, not what has changed, and tells it again until it is
+//! gone. So nothing can be missed, but nobody may be asked about whose answer does not interest us,
+//! or the loop spins: not for input while output is pending (the end of the input would be told for
+//! ever), not for urgent data (POLLPRI stays on until somebody has read past the mark), not the
+//! listener while nobody may be accepted. POLLERR and POLLHUP come unasked; who waits for nothing
+//! is taken out of the array.
+//!
+//! What to look for: `ps` shows one process with one thread, asleep in do_poll; `strace` shows the
+//! array grow with the number of clients.
+//!
+//! Limit: descriptors (`ulimit -n`); then accepting rests and the clients it has are served.
+
+use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc::{self, c_short, pollfd};
+use tcpecho_common::calls;
+
+use super::Server;
+use crate::conn::Wants;
+use crate::door::Door;
+use crate::event_loop::EventLoop;
+use crate::failure::Failure;
+use crate::signals;
+use crate::table::{InterestList, Key, Table};
+
+const SIGNALS: usize = 0;
+const LISTENER: usize = 1;
+/// Where the connection with index 0 is.
+const FIRST: usize = 2;
+
+/// poll passes over a negative descriptor.
+const VACANT: pollfd = pollfd {
+    fd: -1,
+    events: 0,
+    revents: 0,
+};
+
+pub(super) fn serve(server: Server) -> Result<(), Failure> {
+    server.announce();
+    let Server {
+        listener,
+        config,
+        counters,
+    } = server;
+    let mut array = PollArray(vec![VACANT; FIRST]);
+    array.set(SIGNALS, signals::pollable(), libc::POLLIN);
+    let door = Door::new(listener, config.max_connections);
+    let table = Table::new(array, &config, counters, 0);
+    run(EventLoop::new(door, table, config, counters))
+}
+
+fn run(mut poll: EventLoop<PollArray>) -> Result<(), Failure> {
+    while !poll.is_over() {
+        let listener = poll.door.wanted(poll.table.len());
+        poll.table.interest.set(LISTENER, listener, libc::POLLIN);
+        let timeout = poll.timeout();
+        let mut ready = poll.table.interest.wait(timeout)?;
+        let mut at = 0;
+        // The array gets shorter when the last one leaves.
+        while ready > 0 && at < poll.table.interest.0.len() {
+            let revents = poll.table.interest.0[at].revents;
+            if revents != 0 {
+                ready -= 1;
+                match at {
+                    SIGNALS => poll.look_at_signals(),
+                    LISTENER => poll.door.knock(),
+                    _ => {
+                        if let Some(key) = poll.table.key_at(at - FIRST) {
+                            poll.table.ready(key, Readiness(revents), false);
+                        }
+                    }
+                }
+            }
+            at += 1;
+        }
+        poll.table.run_queued();
+        poll.look_at_clock();
+        poll.accept_some()?;
+    }
+    poll.stopped();
+    Ok(())
+}
+
+/// The array that poll is given: the pipe, the listener, then the connections, each at its index in
+/// the table.
+struct PollArray(Vec<pollfd>);
+
+impl InterestList for PollArray {
+    fn add(&mut self, key: Key, stream: BorrowedFd<'_>) -> Result<(), String> {
+        let at = FIRST + key.index();
+        if at >= self.0.len() {
+            self.0.resize(at + 1, VACANT);
+        }
+        self.set(at, Some(stream), libc::POLLIN);
+        Ok(())
+    }
+
+    fn change(&mut self, key: Key, stream: BorrowedFd<'_>, wants: Wants) {
+        let events = match (wants.read, wants.write) {
+            (true, true) => libc::POLLIN | libc::POLLOUT,
+            (true, false) => libc::POLLIN,
+            (false, true) => libc::POLLOUT,
+            // When both sides have sent their FIN, POLLHUP would be told for ever.
+            (false, false) => return self.set(FIRST + key.index(), None, 0),
+        };
+        self.set(FIRST + key.index(), Some(stream), events);
+    }
+
+    fn remove(&mut self, key: Key, _: BorrowedFd<'_>) {
+        self.set(FIRST + key.index(), None, 0);
+        // As few as possible, for the kernel looks at them all.
+        while self.0.len() > FIRST && self.0.last().is_some_and(|last| last.fd < 0) {
+            self.0.pop();
+        }
+    }
+}
+
+impl PollArray {
+    fn set(&mut self, at: usize, fd: Option<BorrowedFd<'_>>, events: c_short) {
+        self.0[at] = pollfd {
+            fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
+            events,
+            revents: 0,
+        };
+    }
+
+    /// How many are ready.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<usize, Failure> {
+        /// The call has no descriptor of its own.
+        const NONE: RawFd = -1;
+        let waited = calls::may_block("poll", NONE, || self.poll(timeout));
+        match waited {
+            Ok(ready) => Ok(ready),
+            // A signal. The timers are looked at, then it waits on.
+            Err(Errno::EINTR) => Ok(0),
+            Err(errno) => Err(Failure::new("cannot wait for events", errno)),
+        }
+    }
+
+    #[expect(unsafe_code)]
+    fn poll(&mut self, timeout: Option<Duration>) -> nix::Result<usize> {
+        let (fds, count) = (self.0.as_mut_ptr(), self.0.len() as libc::nfds_t);
+        // SAFETY: it reads and writes as many entries as there are.
+        let ready = unsafe { libc::poll(fds, count, milliseconds(timeout)) };
+        Errno::result(ready).map(|ready| ready as usize)
+    }
+}
+
+/// -1: for ever. Rounded up, so that it does not wake up too early, again and again.
+fn milliseconds(timeout: Option<Duration>) -> libc::c_int {
+    timeout.map_or(-1, |timeout| {
+        let rounded = timeout.as_nanos().div_ceil(1_000_000);
+        libc::c_int::try_from(rounded).unwrap_or(libc::c_int::MAX)
+    })
+}
+
+/// What poll returned, in the words of the log.
+struct Readiness(c_short);
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            (libc::POLLIN, " POLLIN"),
+            (libc::POLLOUT, " POLLOUT"),
+            (libc::POLLERR, " POLLERR"),
+            (libc::POLLHUP, " POLLHUP"),
+            (libc::POLLNVAL, " POLLNVAL"),
+        ];
+        let mut words = words.iter().filter(|(bit, _)| self.0 & bit != 0);
+        words.try_for_each(|(_, word)| f.write_str(word))
+    }
+}
