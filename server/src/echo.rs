@@ -149,7 +149,10 @@ impl Echo<'_> {
             match calls::read(self.stream, buffer) {
                 // Its side is closed, its kernel has not taken everything, and no call waits for
                 // that: look again when the timer of a stopping server ticks.
-                Ok(0) => accept::pause(),
+                Ok(0) => {
+                    accept::pause();
+                    (self.policy.interrupted)();
+                }
                 Ok(_) => self.silent_since = None,
                 Err(errno) => {
                     if let Err(end) = self.waited(errno) {
