@@ -63,6 +63,8 @@ static PIPE: AtomicI32 = AtomicI32::new(-1);
 /// Known to a child only.
 static PARENT_SAYS_NOW: OnceLock<&'static AtomicBool> = OnceLock::new();
 static STOPPING_SINCE: OnceLock<Instant> = OnceLock::new();
+/// What we block: nothing of ours; of the rest what whoever started us has blocked.
+static MASK: OnceLock<SigSet> = OnceLock::new();
 
 /// How the handler wakes the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,10 @@ pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
         if sigpipe != Sigpipe::Ignore {
             sink::survive_sigpipe();
         }
-        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)
+        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)?;
+        // Nobody has set it before.
+        let _ = MASK.set(SigSet::thread_get_mask()?);
+        Ok(())
     };
     install().map_err(|errno: Errno| Failure::new("cannot install the signal handlers", errno))
 }
@@ -260,7 +265,8 @@ pub fn become_child(now: &'static AtomicBool) {
         // A timer is not inherited.
         tick();
     }
-    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None);
+    // All of them: it stops with its parent when Ctrl-Z is typed, and ends with it at Ctrl-\.
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, MASK.get(), None);
 }
 
 /// The signals of the table.

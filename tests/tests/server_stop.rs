@@ -503,6 +503,22 @@ fn a_child_leaves_sigint_to_its_parent() -> anyhow::Result<()> {
     })
 }
 
+/// Ctrl-Z stops it as it stops its parent.
+#[test]
+fn a_child_blocks_no_more_signals_than_its_parent() -> anyhow::Result<()> {
+    stopped(FORK.talkative(), |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.echo(b"hello")?;
+        let child = wait_for_children(server, 1)?.remove(0);
+        eventually("the same blocked signals", PATIENCE, || {
+            let blocked = [server.pid(), child.pid].map(|pid| signals(pid, "SigBlk:"));
+            (blocked[0] == blocked[1]).then_some(())
+        })
+        .with_context(|| signals(child.pid, "SigBlk:"))?;
+        server.signal(Signal::SIGTERM)
+    })
+}
+
 #[test]
 fn children_that_do_not_stop_are_killed_after_the_grace() -> anyhow::Result<()> {
     let server = FORK.talkative().args(["--grace", "300ms"]);
@@ -659,11 +675,13 @@ fn is_gone(child: &Process) -> bool {
 }
 
 fn no_signal_is_pending(pid: i32) -> bool {
+    let pending = ["ShdPnd:", "SigPnd:"].map(|kind| signals(pid, kind));
+    pending.iter().all(|set| set.trim_matches('0').is_empty())
+}
+
+/// A set of signals, as /proc shows it: hexadecimal, SIGHUP last.
+fn signals(pid: i32, kind: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let pending = status
-        .lines()
-        .filter(|line| line.starts_with("ShdPnd:") || line.starts_with("SigPnd:"));
-    pending
-        .into_iter()
-        .all(|line| line.ends_with("0000000000000000"))
+    let set = status.lines().find_map(|line| line.strip_prefix(kind));
+    set.unwrap_or_default().trim().to_owned()
 }
