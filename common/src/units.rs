@@ -81,6 +81,29 @@ pub fn duration_or_zero(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// Bytes per second: `500`, `20k`, `1.5M`, `1G` (1k is 1000); 0 is allowed. At most 1 TB.
+pub fn rate(text: &str) -> Result<u64, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" => 1.0,
+        "k" | "K" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        _ => return Err(format!("unknown unit '{unit}': use k, M or G, as in 20k")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "a rate is a number of bytes per second, such as 500, 20k or 1.5M")?;
+    let bytes = number * factor;
+    if bytes > 1e12 {
+        return Err("at most 1000G".into());
+    }
+    Ok(bytes.round() as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +140,22 @@ mod tests {
             "", "s", "5h", "-1", "1e3", "1.2.3", "0", "0.5ms", "99999999", "inf", "nan",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_bytes_per_second() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("500", 500),
+            ("20k", 20_000),
+            ("1.5M", 1_500_000),
+            ("1G", 1_000_000_000),
+        ] {
+            assert_eq!(rate(text), Ok(bytes));
+        }
+        for bad in ["", "k", "-1", "20kB", "1e3", "1.2.3", "9999G", "fast", "+5"] {
+            assert!(rate(bad).is_err(), "{bad}");
         }
     }
 }
