@@ -19,7 +19,7 @@ use nix::sys::socket::{
 use tcpecho_common::{Exit, calls};
 
 use crate::session::is_silence;
-use crate::socket::{is_connected_to_itself, take_error};
+use crate::socket::{Options, close_with_reset, is_connected_to_itself, take_error};
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -38,23 +38,35 @@ pub struct Attempt {
     cause: Cause,
 }
 
-#[derive(Debug)]
-enum Cause {
+/// Why an address did not accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A system call said so.
     System(Errno),
+    /// The time limit passed.
     NoAnswerWithin(Duration),
+    /// Nobody listens, and the socket was connected to itself.
     ItselfAnswered,
 }
 
-/// Connects to the first address of `host` that accepts within `timeout`. The socket is
-/// non-blocking.
-pub fn to(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Failure> {
+/// How to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The time limit for each address.
+    pub timeout: Duration,
+    /// For each socket.
+    pub options: Options,
+}
+
+/// Connects to the first address of `host` that accepts. The socket is non-blocking.
+pub fn to(host: &str, port: u16, terms: &Terms) -> Result<TcpStream, Failure> {
     let addresses = (host, port)
         .to_socket_addrs()
         .map_err(|error| Failure::Unresolved(host.into(), error))?;
     let mut failed = Vec::new();
     for address in addresses {
         log::info!("connecting to {address}");
-        match attempt(address, timeout) {
+        match one(address, terms) {
             Ok(stream) => return Ok(stream),
             Err(cause) => {
                 let attempt = Attempt { address, cause };
@@ -66,18 +78,29 @@ pub fn to(host: &str, port: u16, timeout: Duration) -> Result<TcpStream, Failure
     Err(Failure::Refused(failed))
 }
 
-fn attempt(address: SocketAddr, timeout: Duration) -> Result<TcpStream, Cause> {
-    let deadline = Instant::now() + timeout;
+/// Connects to `address`. The socket is non-blocking.
+pub fn one(address: SocketAddr, terms: &Terms) -> Result<TcpStream, Cause> {
+    let Terms { timeout, options } = terms;
+    let deadline = Instant::now() + *timeout;
     let stream = open(address).map(TcpStream::from).map_err(Cause::System)?;
-    match establish(&stream, address, deadline) {
-        Ok(true) => Ok(stream),
-        Ok(false) => Err((stream, Cause::NoAnswerWithin(timeout))),
-        Err(cause) => Err((stream, cause)),
+    let connected = options
+        .prepare(&stream)
+        .map_err(Cause::System)
+        .and_then(|()| establish(&stream, address, deadline))
+        .and_then(|is_in_time| {
+            if is_in_time {
+                options.apply(&stream).map_err(Cause::System)
+            } else {
+                Err(Cause::NoAnswerWithin(*timeout))
+            }
+        });
+    match connected {
+        Ok(()) => Ok(stream),
+        Err(cause) => {
+            calls::close(stream.into());
+            Err(cause)
+        }
     }
-    .map_err(|(stream, cause)| {
-        calls::close(stream.into());
-        cause
-    })
 }
 
 /// Connects; false if `deadline` came first.
@@ -99,12 +122,8 @@ fn establish(stream: &TcpStream, address: SocketAddr, deadline: Instant) -> Resu
     if is_connected_to_itself(stream) {
         // An ordinary close would leave TIME-WAIT on the server's port, where no server could be
         // started for a minute.
-        let now = nix::libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
         // It can fail only if the connection is gone.
-        let _ = setsockopt(stream, sockopt::Linger, &now);
+        let _ = close_with_reset(stream);
         return Err(Cause::ItselfAnswered);
     }
     Ok(true)
@@ -222,12 +241,25 @@ mod tests {
     use std::net::TcpListener;
 
     const PATIENCE: Duration = Duration::from_secs(10);
+    const TERMS: Terms = within(PATIENCE);
+
+    const fn within(timeout: Duration) -> Terms {
+        Terms {
+            timeout,
+            options: Options {
+                keepalive: None,
+                user_timeout: None,
+                reset: false,
+                receive_buffer: None,
+            },
+        }
+    }
 
     #[test]
     fn a_listening_port_is_connected_without_delay() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its address").port();
-        let stream = to("127.0.0.1", port, PATIENCE).expect("a connection");
+        let stream = to("127.0.0.1", port, &TERMS).expect("a connection");
         assert!(stream.nodelay().expect("an option"));
         let (_, peer) = listener.accept().expect("accepted");
         assert_eq!(peer, stream.local_addr().expect("our address"));
@@ -246,7 +278,7 @@ mod tests {
             .local_addr()
             .expect("its address")
             .port();
-        let failure = to("127.0.0.1", port, PATIENCE).expect_err("nobody listens");
+        let failure = to("127.0.0.1", port, &TERMS).expect_err("nobody listens");
         assert_eq!(failure.exit(), Exit::Failed);
         let line = format!(
             "cannot connect to 127.0.0.1:{port}: ECONNREFUSED: Connection refused \
@@ -257,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_link_local_address_needs_its_interface() {
-        let failure = to("fe80::1", 7, PATIENCE).expect_err("of which link?");
+        let failure = to("fe80::1", 7, &TERMS).expect_err("of which link?");
         let hint = "(a link-local address needs its interface: fe80::1%eth0)";
         // A machine without IPv6 has another reason.
         if failure.lines()[0].contains("EINVAL") {
@@ -298,10 +330,10 @@ mod tests {
             .local_addr()
             .expect("its address")
             .port();
-        let _queued = to("127.0.0.1", port, PATIENCE).expect("backlog 0 queues one");
+        let _queued = to("127.0.0.1", port, &TERMS).expect("backlog 0 queues one");
         let limit = Duration::from_millis(50);
         let start = Instant::now();
-        let failure = to("127.0.0.1", port, limit).expect_err("the SYN is dropped");
+        let failure = to("127.0.0.1", port, &within(limit)).expect_err("the SYN is dropped");
         assert_eq!(failure.exit(), Exit::Unreachable);
         assert!(start.elapsed() >= limit);
     }

@@ -6,7 +6,7 @@ use tcpecho::cli::Cli;
 use tcpecho_common::{Exit, calls, logging, usage};
 
 fn main() -> Exit {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse().and_then(Cli::checked) {
         Ok(cli) => cli,
         Err(error) => return usage::explain(PROGRAM, &error),
     };

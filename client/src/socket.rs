@@ -1,4 +1,5 @@
-//! Questions to the kernel about our connection; getsockopt(2), tcp(7), ioctl(2).
+//! What the kernel can be asked about our connection, and told to do with it; getsockopt(2),
+//! socket(7), tcp(7), ioctl(2), UNP 7.5, 7.9.
 
 use std::mem::{MaybeUninit, size_of};
 use std::net::TcpStream;
@@ -7,7 +8,78 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{SetSockOpt, getsockopt, setsockopt, sockopt};
+use tcpecho_common::calls;
+
+/// Socket options that are not everybody's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// When a silent peer is asked for a sign of life.
+    pub keepalive: Option<Keepalive>,
+    /// How long what was sent may stay without an acknowledgement (`TCP_USER_TIMEOUT`). A peer that
+    /// is alive but does not read is given up as well: its closed window counts.
+    pub user_timeout: Option<Duration>,
+    /// Close with an RST instead of a FIN (`SO_LINGER` with 0 seconds), however the program ends.
+    pub reset: bool,
+    /// Bytes; None: as the kernel sees fit. Has to be known before the connection is made: it
+    /// decides how large a window can be offered.
+    pub receive_buffer: Option<usize>,
+}
+
+/// `SO_KEEPALIVE` and what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Seconds of silence before the first probe (`TCP_KEEPIDLE`).
+    pub idle: u32,
+    /// Seconds between probes, and how many of them before the connection is given up
+    /// (`TCP_KEEPINTVL`, `TCP_KEEPCNT`); None: the system's, 75 s and 9.
+    pub probes: Option<(u32, u32)>,
+}
+
+impl Options {
+    /// What has to be set before the connection is made.
+    pub fn prepare(&self, socket: &TcpStream) -> nix::Result<()> {
+        match self.receive_buffer {
+            Some(bytes) => set(socket, sockopt::RcvBuf, &bytes),
+            None => Ok(()),
+        }
+    }
+
+    /// The rest, once it stands: a user timeout would be one for the handshake as well.
+    pub fn apply(&self, stream: &TcpStream) -> nix::Result<()> {
+        if let Some(keepalive) = self.keepalive {
+            set(stream, sockopt::TcpKeepIdle, &keepalive.idle)?;
+            if let Some((interval, count)) = keepalive.probes {
+                set(stream, sockopt::TcpKeepInterval, &interval)?;
+                set(stream, sockopt::TcpKeepCount, &count)?;
+            }
+            set(stream, sockopt::KeepAlive, &true)?;
+        }
+        if let Some(timeout) = self.user_timeout {
+            let milliseconds = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+            set(stream, sockopt::TcpUserTimeout, &milliseconds)?;
+        }
+        if self.reset {
+            close_with_reset(stream)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes close(2) forget what is unsent, and send an RST.
+pub fn close_with_reset(stream: &TcpStream) -> nix::Result<()> {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    set(stream, sockopt::Linger, &at_once)
+}
+
+fn set<O: SetSockOpt>(stream: &TcpStream, option: O, value: &O::Val) -> nix::Result<()> {
+    calls::at_once("setsockopt", stream.as_raw_fd(), || {
+        setsockopt(stream, option, value)
+    })
+}
 
 /// When segments came and went, by the kernel's clock.
 #[derive(Clone, Copy, Debug)]

@@ -587,7 +587,8 @@ fn what_is_wrong_with_the_command_line_is_told_first() {
 fn a_port_on_which_nobody_listens_is_an_error_however_quiet_the_client_is() {
     // Below the range from which the kernel takes ports, so that nobody gets it meanwhile.
     let address = free_address();
-    for client in [Client::to(address), Client::to(address).arg("-qq")] {
+    let quiet = Client::to(address).arg("--quiet").arg("--quiet");
+    for client in [Client::to(address), quiet] {
         let client = start(client);
         assert_eq!(end(&client), 1);
         let line = client.stderr();

@@ -10,6 +10,9 @@
 //! after the other, us, the server, us again, and whoever writes to our stdin. Only stdout is
 //! asked for room when it has none: see [`output`](crate::output).
 //!
+//! Whatever takes time on purpose (`--split-write`, `--read-rate`, time limits) is a deadline for
+//! the same wait, never a sleep: a pause does not make us deaf.
+//!
 //! UNP 6.4, 6.7 (`str_cli` with select and shutdown), 16.2 (non-blocking `str_cli`); epoll(7).
 
 use std::fmt;
@@ -25,20 +28,37 @@ use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 use tcpecho_common::{Exit, calls};
 
-use super::{Stop, report};
+use super::{Manner, Stop, report};
 use crate::buffer::Buffer;
+use crate::held::Held;
 use crate::input::Input;
 use crate::output::Output;
-use crate::session::Session;
+use crate::patience::Patience;
+use crate::rate::ReadRate;
+use crate::session::{Leave, Session};
+use crate::sigpipe;
 use crate::socket;
+use crate::split::SplitWrite;
 
 const SOCKET: Token = Token(0);
 const STDIN: Token = Token(1);
 const STDOUT: Token = Token(2);
+/// The first of the held connections.
+const HELD: usize = 3;
 
-/// Talks over `stream`, which is non-blocking, until one side ends it.
-pub fn talk(stream: &TcpStream, stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>) -> Exit {
-    match Talk::new(stream, stdin, stdout) {
+/// More events than this are collected with the next wait.
+const EVENTS_AT_ONCE: usize = 1024;
+
+/// Talks over `stream`, which is non-blocking, until one side ends it, and watches over the `held`
+/// ones meanwhile.
+pub fn talk(
+    stream: &TcpStream,
+    held: &mut Held,
+    stdin: BorrowedFd<'_>,
+    stdout: BorrowedFd<'_>,
+    manner: &Manner,
+) -> Exit {
+    match Talk::new(stream, held, stdin, stdout, manner) {
         Ok(talk) => talk.run(),
         Err(stop) => stop.report(),
     }
@@ -47,6 +67,7 @@ pub fn talk(stream: &TcpStream, stdin: BorrowedFd<'_>, stdout: BorrowedFd<'_>) -
 struct Talk<'a> {
     poll: Poll,
     stream: &'a TcpStream,
+    held: &'a mut Held,
     stdin: Input<'a>,
     stdout: Output<'a>,
     /// From stdin to the server.
@@ -63,31 +84,44 @@ struct Talk<'a> {
     sighting: Option<(Instant, Option<Duration>)>,
     /// The exit code, once it is certain and has been told.
     told: Option<Exit>,
+    split: Option<SplitWrite>,
+    rate: Option<ReadRate>,
+    patience: Patience,
+    /// Bytes that stdout has taken.
+    delivered: u64,
 }
 
 impl<'a> Talk<'a> {
     fn new(
         stream: &'a TcpStream,
+        held: &'a mut Held,
         stdin: BorrowedFd<'a>,
         stdout: BorrowedFd<'a>,
+        manner: &Manner,
     ) -> Result<Self, Stop> {
         let poll = calls::at_once("epoll_create1", -1, || {
             Poll::new().map(Epoll).map_err(|error| calls::errno(&error))
         });
         let Epoll(poll) = poll.map_err(|errno| Stop::Failed("make an epoll", errno))?;
+        let now = Instant::now();
         let mut talk = Self {
             poll,
             stream,
+            held,
             stdin: Input::over(stdin).map_err(Stop::stdin)?,
             stdout: Output::over(stdout).map_err(Stop::stdout)?,
             up: Buffer::default(),
             down: Buffer::default(),
-            session: Session::default(),
+            session: Session::with(manner.farewell),
             readable: true,
             writable: true,
             has_room: true,
             sighting: None,
             told: None,
+            split: manner.split_write.map(SplitWrite::new),
+            rate: manner.read_rate.map(|rate| ReadRate::new(rate, now)),
+            patience: Patience::new(manner.idle_timeout, manner.quit_after, now),
+            delivered: 0,
         };
         talk.register()
             .map_err(|errno| Stop::Failed("wait for events", errno))?;
@@ -105,14 +139,16 @@ impl<'a> Talk<'a> {
                 .map_err(|error| calls::errno(&error))
         })?;
         self.stdin.register(registry, STDIN)?;
+        self.held.register(registry, HELD)?;
         self.stdout.watch(registry, STDOUT, false)
     }
 
     fn run(mut self) -> Exit {
-        let mut events = Events::with_capacity(8);
+        let capacity = (HELD + self.held.len()).clamp(8, EVENTS_AT_ONCE);
+        let mut events = Events::with_capacity(capacity);
         loop {
             let result = self.turn();
-            if self.session.is_silent() && self.down.is_empty() {
+            if self.is_over() {
                 log::info!("closed: {}", self.session);
                 return self.told.unwrap_or(Exit::Failed);
             }
@@ -125,26 +161,50 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// Has everything been read that will be, and been delivered? If a time limit is over, nothing
+    /// is waited for any more, not even a stdout that is stuck.
+    fn is_over(&self) -> bool {
+        let is_read = self.session.is_silent() || (self.session.is_ending() && self.never_reads());
+        (is_read && self.down.is_empty()) || self.patience.is_lost()
+    }
+
     /// Does what can be done without waiting. The server comes before stdin: if both have ended
     /// meanwhile, it was there first.
     fn turn(&mut self) -> Result<(), Stop> {
         self.receive();
         let delivered = self.deliver();
+        self.mind_the_time();
         self.foresee();
         delivered?;
         self.take()?;
         self.send();
+        if self.never_reads() {
+            // There will be no read that brings us back here.
+            self.foresee();
+        }
         Ok(())
     }
 
     fn receive(&mut self) {
-        while self.readable && self.down.has_room() && !self.session.is_silent() {
-            match self.down.fill(|room| calls::try_read(self.stream, room)) {
+        while self.may_receive() {
+            let allowed = self.allowed_to_read();
+            if allowed == 0 {
+                return;
+            }
+            match self.down.fill(|room| {
+                let most = room.len().min(allowed);
+                calls::try_read(self.stream, &mut room[..most])
+            }) {
                 Ok(0) => {
                     self.sight();
                     self.session.server_silent();
                 }
-                Ok(n) => self.session.received(n),
+                Ok(n) => {
+                    self.session.received(n);
+                    if let Some(rate) = &mut self.rate {
+                        rate.took(n);
+                    }
+                }
                 // After a FIN or a reset a read never says so. A write can fail on a connection that
                 // goes on (ENOBUFS): what had come was read, and the rest is not worth waiting for.
                 Err(Errno::EAGAIN) if self.session.is_ending() => self.session.server_silent(),
@@ -158,11 +218,30 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// Is there room for more, and may something be there?
+    fn may_receive(&self) -> bool {
+        self.readable && self.down.has_room() && !self.session.is_silent()
+    }
+
+    /// How many bytes `--read-rate` lets us read now.
+    fn allowed_to_read(&mut self) -> usize {
+        match &mut self.rate {
+            Some(rate) => rate.allowed(Instant::now()),
+            None => usize::MAX,
+        }
+    }
+
+    fn never_reads(&self) -> bool {
+        self.rate.is_some_and(|rate| rate.is_never())
+    }
+
     fn deliver(&mut self) -> Result<(), Stop> {
         if !self.has_room {
             return Ok(());
         }
-        match self.down.drain(|bytes| self.stdout.write(bytes)).1 {
+        let (delivered, result) = self.down.drain(|bytes| self.stdout.write(bytes));
+        self.delivered += delivered as u64;
+        match result {
             Ok(()) => {}
             Err(Errno::EAGAIN) => self.has_room = false,
             Err(errno) => return Err(Stop::stdout(errno)),
@@ -176,7 +255,10 @@ impl<'a> Talk<'a> {
     fn take(&mut self) -> Result<(), Stop> {
         while self.session.wants_input() && self.stdin.is_ready() && self.up.has_room() {
             match self.up.fill(|room| self.stdin.read(room)) {
-                Ok(0) => self.session.input_ended(),
+                Ok(0) => {
+                    self.session.input_ended();
+                    self.patience.input_ended(Instant::now());
+                }
                 Ok(n) => {
                     self.session.took(n);
                     // The rest can wait until this has been sent.
@@ -191,12 +273,30 @@ impl<'a> Talk<'a> {
 
     fn send(&mut self) {
         if self.writable && self.session.may_send() {
-            let (sent, result) = self.up.drain(|bytes| calls::try_write(self.stream, bytes));
+            let (stream, split) = (self.stream, &mut self.split);
+            let mut is_paused = false;
+            let (sent, result) = self.up.drain(|bytes| {
+                let Some(split) = split.as_mut() else {
+                    return calls::try_write(stream, bytes);
+                };
+                let now = Instant::now();
+                let allowed = split.allowed(bytes, now);
+                if allowed.is_empty() {
+                    is_paused = true;
+                    return Err(Errno::EAGAIN);
+                }
+                let n = calls::try_write(stream, allowed)?;
+                split.sent(&allowed[..n], now);
+                Ok(n)
+            });
             self.session.sent(sent);
             match result {
                 Ok(()) => {}
-                Err(Errno::EAGAIN) => self.writable = false,
-                Err(errno) => self.fail(errno),
+                Err(Errno::EAGAIN) => self.writable = is_paused,
+                Err(errno) => {
+                    sigpipe::tell();
+                    self.fail(errno);
+                }
             }
         }
         if self.session.should_half_close() {
@@ -205,6 +305,34 @@ impl<'a> Talk<'a> {
             let _ = calls::at_once("shutdown", fd, || shutdown(fd, Shutdown::Write));
             self.session.half_closed();
         }
+        if self.session.should_close() {
+            self.session.leave(Leave::Closed);
+            self.foresee();
+        }
+    }
+
+    /// Leaves if a time limit is over.
+    fn mind_the_time(&mut self) {
+        let moved = self.session.moved() + self.delivered;
+        self.patience.moved(moved, Instant::now);
+        if let Some(why) = self.patience.look(Instant::now) {
+            self.session.leave(why);
+        }
+    }
+
+    /// When there will be something to do, whatever happens.
+    fn next_deadline(&self) -> Option<Instant> {
+        let resumes_sending = self
+            .split
+            .filter(|_| self.session.may_send() && !self.up.is_empty())
+            .and_then(|split| split.resumes(Instant::now()));
+        let resumes_reading = self
+            .rate
+            .filter(|_| self.may_receive())
+            .and_then(|rate| rate.resumes());
+        let patience_ends = self.patience.ends().map(|(end, _)| end);
+        let deadlines = [resumes_sending, resumes_reading, patience_ends];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The connection failed. What came before can still be read.
@@ -241,12 +369,14 @@ impl<'a> Talk<'a> {
         let heard = self
             .sighting
             .and_then(|(at, heard)| heard.map(|age| age + at.elapsed()));
-        self.told = Some(report(outcome, heard, self.down.len() as u64 + unread));
+        let readable = if self.never_reads() { 0 } else { unread };
+        self.told = Some(report(outcome, heard, self.down.len() as u64 + readable));
     }
 
     /// Waits for events, or only collects them if there is something to do.
     fn wait(&mut self, events: &mut Events) -> Result<(), Stop> {
         let (fd, has_work) = (self.poll.as_raw_fd(), self.has_work());
+        let deadline = self.next_deadline();
         let poll = &mut self.poll;
         let mut wait = |timeout| {
             poll.poll(events, timeout).map_err(|e| calls::errno(&e))?;
@@ -255,23 +385,34 @@ impl<'a> Talk<'a> {
         let result = if has_work {
             calls::at_once("epoll_wait", fd, || wait(Some(Duration::ZERO)))
         } else {
-            calls::may_block("epoll_wait", fd, || wait(None))
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            calls::may_block("epoll_wait", fd, || wait(left))
         };
         match result {
-            Ok(_) => events.iter().try_for_each(|event| self.note(event)),
+            Ok(_) => {}
             // Stopped and continued, or the like.
-            Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(Stop::Failed("wait for events", errno)),
+            Err(Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(Stop::Failed("wait for events", errno)),
         }
+        let held = events
+            .iter()
+            .filter_map(|event| event.token().0.checked_sub(HELD));
+        self.held.look_at(held);
+        let mut ours = events.iter().filter(|event| event.token().0 < HELD);
+        ours.try_for_each(|event| self.note(event))
     }
 
     /// Is there something that a turn could do now?
-    fn has_work(&self) -> bool {
-        let receive = self.readable && self.down.has_room() && !self.session.is_silent();
+    fn has_work(&mut self) -> bool {
+        let receive = self.may_receive() && self.allowed_to_read() > 0;
         let deliver = self.has_room && !self.down.is_empty();
         let take = self.session.wants_input() && self.stdin.is_ready() && self.up.has_room();
         let send = self.writable && self.session.may_send() && !self.up.is_empty();
-        receive || deliver || take || send
+        let is_paused = || {
+            self.split
+                .is_some_and(|split| split.resumes(Instant::now()).is_some())
+        };
+        receive || deliver || take || (send && !is_paused())
     }
 
     fn note(&mut self, event: &Event) -> Result<(), Stop> {
