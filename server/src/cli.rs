@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use nix::net::if_::if_nametoindex;
@@ -52,6 +53,14 @@ pub struct Cli {
     /// How many processes, threads or reactors serve [default: 8 for prefork and thread-pool, 1 for reactor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=defaults::MAX_WORKERS as i64))]
     workers: Option<u32>,
+
+    /// Before sleeping, look again and again for this long: --spin 50us; reactor, poll, select [default: sleep at once]
+    #[arg(long, value_name = "TIME", value_parser = units::short_duration)]
+    spin: Option<Duration>,
+
+    /// Congestion control of the connections, such as cubic [default: net.ipv4.tcp_congestion_control]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    congestion: Option<String>,
 
     /// Close a connection on which no byte has moved either way for this long, give or take an eighth [default: never]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
@@ -110,6 +119,10 @@ pub struct Config {
     pub backlog: u16,
     /// Accept no more than this many at a time.
     pub max_connections: usize,
+    /// Look again and again for this long before sleeping.
+    pub spin: Duration,
+    /// TCP_CONGESTION; None = the system's default.
+    pub congestion: Option<String>,
     /// Close connections without progress after this long.
     pub idle_timeout: Option<Duration>,
     /// How long SIGTERM waits.
@@ -144,6 +157,8 @@ impl Cli {
             model: self.model,
             backlog: self.backlog,
             max_connections: self.max_connections.map_or(usize::MAX, |n| n as usize),
+            spin: self.spin.unwrap_or_default(),
+            congestion: self.congestion,
             idle_timeout: self.idle_timeout,
             grace: self.grace,
             sigpipe: self.sigpipe,
@@ -171,6 +186,12 @@ impl Cli {
                 names(|model| model.default_workers().is_some())
             ));
         }
+        if self.spin.is_some() && !spins(model) {
+            return Err(format!(
+                "--spin makes no sense with --model {model}, which does not wait for readiness: add --model {}",
+                names(spins)
+            ));
+        }
         if let Some(mistake) = self
             .mistake
             .filter(|mistake| !mistake.models().contains(&model))
@@ -182,6 +203,11 @@ impl Cli {
         }
         Ok(())
     }
+}
+
+/// Is there one wait for all connections, which can be done without sleeping?
+fn spins(model: Model) -> bool {
+    matches!(model, Model::Select | Model::Poll | Model::Reactor)
 }
 
 /// The models of which `is` is true, as a choice between flags.
@@ -266,11 +292,17 @@ mod tests {
             "--backlog 4097",
             "--max-connections 0",
             "--idle-timeout 0",
+            "--model poll --workers 2",
+            "--workers 0",
+            "--model thread --spin 50us",
+            "--spin 2s",
             "-v -q",
         ] {
             let error = config(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }
+        assert!(config("--model select --spin 50us").is_ok());
+        assert!(config("--workers 2 --spin 0").is_ok());
         assert!(config("--model fork --mistake no-reaper --max-connections 3").is_ok());
     }
 

@@ -19,4 +19,5 @@ pub mod listener;
 pub mod models;
 pub mod signals;
 pub mod socket;
+pub mod spin;
 pub mod table;

@@ -2,12 +2,13 @@
 //!
 //! Made with the calls themselves, because std and mio fix both `SO_REUSEADDR` and the backlog.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr, TcpNoDelay};
+use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr, TcpCongestion, TcpNoDelay};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
     listen, setsockopt, socket,
@@ -38,7 +39,11 @@ impl Listener {
                 other => other,
             },
         };
-        listener.map_err(|(address, errno)| refused(address, errno))
+        listener.map_err(|(address, errno)| match (&config.congestion, errno) {
+            // Neither bind nor listen has these.
+            (Some(name), Errno::ENOENT | Errno::EPERM) => no_congestion_control(name, errno),
+            _ => refused(address, errno),
+        })
     }
 
     /// The address it is bound to, with the port the kernel chose.
@@ -94,6 +99,10 @@ impl Listener {
         // Linux hands this on to every accepted socket: an answer never waits for an
         // acknowledgement (Nagle), and no connection pays a system call for it.
         setsockopt(&fd, TcpNoDelay, &true)?;
+        if let Some(name) = &config.congestion {
+            // Handed on as well.
+            setsockopt(&fd, TcpCongestion, &OsString::from(name))?;
+        }
         calls::at_once("bind", fd.as_raw_fd(), || {
             bind(fd.as_raw_fd(), &SockaddrStorage::from(wanted))
         })?;
@@ -135,6 +144,16 @@ fn warn_if_cut(backlog: u16) {
             limit.unwrap_or_default()
         );
     }
+}
+
+fn no_congestion_control(name: &str, errno: Errno) -> Failure {
+    let file = match errno {
+        Errno::EPERM => "/proc/sys/net/ipv4/tcp_allowed_congestion_control",
+        _ => "/proc/sys/net/ipv4/tcp_available_congestion_control",
+    };
+    let names = std::fs::read_to_string(file).unwrap_or_default();
+    Failure::new(format!("cannot use congestion control {name}"), errno)
+        .hint(format!("one of these: {}; see {file}", names.trim()))
 }
 
 fn refused(address: SocketAddr, errno: Errno) -> Failure {

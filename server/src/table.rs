@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use slab::Slab;
 use tcpecho_common::calls;
 
@@ -152,6 +153,7 @@ impl<I: InterestList> Table<I> {
                 self.counters.refused.fetch_add(1, Relaxed);
                 self.counters.closed.fetch_add(1, Relaxed);
                 calls::close(stream);
+                self.made_room = true;
                 log::warn!("refused {peer}: {why}");
             }
         }
@@ -216,6 +218,29 @@ impl<I: InterestList> Table<I> {
             Turn::Done(end) => self.close(key, end),
         }
         self.in_hand = None;
+    }
+
+    /// After a panic: closes the connection whose turn it was. False if it was nobody's turn; then it
+    /// may well happen again. The others need a turn, for the events of the round are lost.
+    pub fn drop_in_hand(&mut self) -> bool {
+        let Some(key) = self.in_hand.take() else {
+            return false;
+        };
+        let is_there = find(&mut self.connections, key).is_some();
+        if is_there {
+            self.close(key, End::Failed(Errno::EIO));
+        }
+        is_there
+    }
+
+    /// A turn for all, whether they are ready or not.
+    pub fn turn_all(&mut self) {
+        self.for_each(|table, key| {
+            if let Some(connection) = find(&mut table.connections, key) {
+                connection.echo.drain();
+                table.turn(key);
+            }
+        });
     }
 
     fn close(&mut self, key: Key, end: End) {

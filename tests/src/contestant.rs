@@ -25,6 +25,11 @@ pub const SELECT: Contestant = Contestant::plain(Model::Select);
 pub const POLL: Contestant = Contestant::plain(Model::Poll);
 /// All clients in one thread.
 pub const REACTOR: Contestant = Contestant::plain(Model::Reactor);
+/// A thread that accepts, and two that serve.
+pub const REACTOR_WITH_WORKERS: Contestant = Contestant {
+    model: Model::Reactor,
+    flags: &["--workers", "2"],
+};
 /// Reads and writes that time out (`SO_RCVTIMEO`), so that calls return EAGAIN now and then.
 pub const THREAD_WITH_IDLE_TIMEOUT: Contestant = Contestant {
     model: Model::Thread,
@@ -44,6 +49,7 @@ pub const ALL: &[Contestant] = &[
     SELECT,
     POLL,
     REACTOR,
+    REACTOR_WITH_WORKERS,
     THREAD_WITH_IDLE_TIMEOUT,
     REACTOR_WITH_IDLE_TIMEOUT,
 ];
@@ -62,6 +68,7 @@ macro_rules! promised {
         select SELECT,
         poll POLL,
         reactor REACTOR,
+        reactor_with_workers REACTOR_WITH_WORKERS,
         thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
         reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT,
     ])+); };
@@ -72,6 +79,7 @@ macro_rules! promised {
         select SELECT,
         poll POLL,
         reactor REACTOR,
+        reactor_with_workers REACTOR_WITH_WORKERS,
     ])+); };
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
@@ -79,6 +87,7 @@ macro_rules! promised {
         select SELECT,
         poll POLL,
         reactor REACTOR,
+        reactor_with_workers REACTOR_WITH_WORKERS,
     ])+); };
     (@ $($promise:ident $contestants:tt)+) => {
         $(mod $promise { $crate::promised!(@@ $promise $contestants); })+

@@ -32,8 +32,8 @@ use crate::conn::Wants;
 use crate::door::Door;
 use crate::event_loop::EventLoop;
 use crate::failure::Failure;
-use crate::signals;
 use crate::table::{InterestList, Key, Table};
+use crate::{signals, spin};
 
 const SIGNALS: usize = 0;
 const LISTENER: usize = 1;
@@ -54,7 +54,10 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
         config,
         counters,
     } = server;
-    let mut array = PollArray(vec![VACANT; FIRST]);
+    let mut array = PollArray {
+        fds: vec![VACANT; FIRST],
+        spin: config.spin,
+    };
     array.set(SIGNALS, signals::pollable(), libc::POLLIN);
     let door = Door::new(listener, config.max_connections);
     let table = Table::new(array, &config, counters, 0);
@@ -69,8 +72,8 @@ fn run(mut poll: EventLoop<PollArray>) -> Result<(), Failure> {
         let mut ready = poll.table.interest.wait(timeout)?;
         let mut at = 0;
         // The array gets shorter when the last one leaves.
-        while ready > 0 && at < poll.table.interest.0.len() {
-            let revents = poll.table.interest.0[at].revents;
+        while ready > 0 && at < poll.table.interest.fds.len() {
+            let revents = poll.table.interest.fds[at].revents;
             if revents != 0 {
                 ready -= 1;
                 match at {
@@ -95,13 +98,16 @@ fn run(mut poll: EventLoop<PollArray>) -> Result<(), Failure> {
 
 /// The array that poll is given: the pipe, the listener, then the connections, each at its index in
 /// the table.
-struct PollArray(Vec<pollfd>);
+struct PollArray {
+    fds: Vec<pollfd>,
+    spin: Duration,
+}
 
 impl InterestList for PollArray {
     fn add(&mut self, key: Key, stream: BorrowedFd<'_>) -> Result<(), String> {
         let at = FIRST + key.index();
-        if at >= self.0.len() {
-            self.0.resize(at + 1, VACANT);
+        if at >= self.fds.len() {
+            self.fds.resize(at + 1, VACANT);
         }
         self.set(at, Some(stream), libc::POLLIN);
         Ok(())
@@ -121,15 +127,15 @@ impl InterestList for PollArray {
     fn remove(&mut self, key: Key, _: BorrowedFd<'_>) {
         self.set(FIRST + key.index(), None, 0);
         // As few as possible, for the kernel looks at them all.
-        while self.0.len() > FIRST && self.0.last().is_some_and(|last| last.fd < 0) {
-            self.0.pop();
+        while self.fds.len() > FIRST && self.fds.last().is_some_and(|last| last.fd < 0) {
+            self.fds.pop();
         }
     }
 }
 
 impl PollArray {
     fn set(&mut self, at: usize, fd: Option<BorrowedFd<'_>>, events: c_short) {
-        self.0[at] = pollfd {
+        self.fds[at] = pollfd {
             fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
             events,
             revents: 0,
@@ -140,7 +146,9 @@ impl PollArray {
     fn wait(&mut self, timeout: Option<Duration>) -> Result<usize, Failure> {
         /// The call has no descriptor of its own.
         const NONE: RawFd = -1;
-        let waited = calls::may_block("poll", NONE, || self.poll(timeout));
+        let waited = spin::wait(self.spin, timeout, |timeout| {
+            calls::may_block("poll", NONE, || self.poll(timeout))
+        });
         match waited {
             Ok(ready) => Ok(ready),
             // A signal. The timers are looked at, then it waits on.
@@ -151,7 +159,7 @@ impl PollArray {
 
     #[expect(unsafe_code)]
     fn poll(&mut self, timeout: Option<Duration>) -> nix::Result<usize> {
-        let (fds, count) = (self.0.as_mut_ptr(), self.0.len() as libc::nfds_t);
+        let (fds, count) = (self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t);
         // SAFETY: it reads and writes as many entries as there are.
         let ready = unsafe { libc::poll(fds, count, milliseconds(timeout)) };
         Errno::result(ready).map(|ready| ready as usize)

@@ -15,6 +15,10 @@
 //! registrations.
 //!
 //! Limit: descriptors (`ulimit -n`); then accepting rests and the clients it has are served.
+//!
+//! With `--workers N` there are N such loops, a thread each: see `reactor/workers.rs`.
+
+mod workers;
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -31,8 +35,8 @@ use crate::conn::Wants;
 use crate::door::Door;
 use crate::event_loop::EventLoop;
 use crate::failure::Failure;
-use crate::signals;
 use crate::table::{InterestList, Key, Table};
+use crate::{signals, spin};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const SIGNALS: Token = Token(usize::MAX - 2);
@@ -41,7 +45,10 @@ const SIGNALS: Token = Token(usize::MAX - 2);
 const EVENTS: usize = 1024;
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
-    let epoll = Epoll::open()?;
+    if server.config.workers > 1 {
+        return workers::serve(server);
+    }
+    let epoll = Epoll::open(server.config.spin)?;
     epoll.wait_for(&server.listener, LISTENER, "cannot wait for clients")?;
     if let Some(pipe) = signals::pollable() {
         epoll.wait_for(&pipe, SIGNALS, "cannot wait for signals")?;
@@ -92,6 +99,7 @@ fn ready(table: &mut Table<Epoll>, event: &Event) {
 /// before makes its first event.
 struct Epoll {
     poll: Poll,
+    spin: Duration,
 }
 
 impl InterestList for Epoll {
@@ -107,10 +115,10 @@ impl InterestList for Epoll {
 }
 
 impl Epoll {
-    fn open() -> Result<Self, Failure> {
+    fn open(spin: Duration) -> Result<Self, Failure> {
         let poll = Poll::new().map_err(|error| calls::errno(&error));
         let poll = poll.map_err(|errno| Failure::new("cannot create the poller", errno))?;
-        Ok(Self { poll })
+        Ok(Self { poll, spin })
     }
 
     fn wait_for(&self, source: &impl AsFd, token: Token, failed: &str) -> Result<(), Failure> {
@@ -130,11 +138,13 @@ impl Epoll {
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> Result<(), Failure> {
         let fd = self.poll.as_raw_fd();
-        let waited = calls::may_block("epoll_wait", fd, || {
-            self.poll
-                .poll(events, timeout)
-                .map(|()| events.iter().count())
-                .map_err(|error| calls::errno(&error))
+        let waited = spin::wait(self.spin, timeout, |timeout| {
+            calls::may_block("epoll_wait", fd, || {
+                self.poll
+                    .poll(events, timeout)
+                    .map(|()| events.iter().count())
+                    .map_err(|error| calls::errno(&error))
+            })
         });
         match waited {
             // EINTR: a signal, or a stop and continue. The timers are looked at, then it waits on.

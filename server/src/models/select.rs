@@ -34,11 +34,14 @@ use crate::conn::Wants;
 use crate::door::Door;
 use crate::event_loop::EventLoop;
 use crate::failure::Failure;
-use crate::signals;
 use crate::table::{InterestList, Key, Table};
+use crate::{signals, spin};
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
-    let mut sets = Sets::default();
+    let mut sets = Sets {
+        spin: server.config.spin,
+        ..Sets::default()
+    };
     sets.reserve(&server.listener, "the listening socket")?;
     if let Some(pipe) = signals::pollable() {
         sets.reserve(&pipe, "the pipe for signals")?;
@@ -88,6 +91,7 @@ struct Sets {
     clients: Vec<Option<Key>>,
     /// As long as this it must stay, for the listener and the pipe.
     reserved: usize,
+    spin: Duration,
 }
 
 impl InterestList for Sets {
@@ -152,24 +156,21 @@ impl Sets {
         const NONE: RawFd = -1;
         let nfds = self.clients.len() as libc::c_int;
         let mut ready = Ready::default();
-        let waited = calls::may_block("select", NONE, || {
+        let waited = spin::wait(self.spin, timeout, |timeout| {
             // select leaves nothing in the sets but those that are ready.
             (ready.read, ready.write) = (self.read, self.write);
             if let Some(listener) = listener {
                 ready.read.insert(member(listener));
             }
             let mut timeout = timeout.map(microseconds);
-            let no_exceptions = None;
-            select(
-                nfds,
-                &mut ready.read,
-                &mut ready.write,
-                no_exceptions,
-                timeout.as_mut(),
-            )
+            calls::may_block("select", NONE, || {
+                let (read, write) = (&mut ready.read, &mut ready.write);
+                let count = select(nfds, read, write, None, timeout.as_mut())?;
+                Ok(count as usize)
+            })
         });
         match waited {
-            Ok(count) => ready.count = count as usize,
+            Ok(count) => ready.count = count,
             // A signal. The timers are looked at, then it waits on.
             Err(Errno::EINTR) => ready.count = 0,
             Err(errno) => return Err(Failure::new("cannot wait for events", errno)),
