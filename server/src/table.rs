@@ -346,3 +346,83 @@ fn find(connections: &mut Slab<Connection>, key: Key) -> Option<&mut Connection>
         .get_mut(key.index())
         .filter(|connection| connection.generation == key.generation())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    /// Breaks when this index waits again.
+    struct Fragile(Option<usize>);
+
+    impl InterestList for Fragile {
+        fn add(&mut self, _: Key, _: BorrowedFd<'_>) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn change(&mut self, key: Key, _: BorrowedFd<'_>, _: Wants) {
+            assert_ne!(Some(key.index()), self.0, "on purpose");
+        }
+
+        fn remove(&mut self, _: Key, _: BorrowedFd<'_>) {}
+    }
+
+    fn table(interest: Fragile) -> Table<Fragile> {
+        let config = Cli::try_parse_from(["tcpechod"]).and_then(Cli::config);
+        let counters = Counters::shared().expect("memory");
+        Table::new(interest, &config.expect("the defaults"), counters, 0)
+    }
+
+    fn client(table: &mut Table<Fragile>) -> UnixStream {
+        let (near, far) = UnixStream::pair().expect("descriptors");
+        far.set_nonblocking(true).expect("a socket");
+        table.admit(far.into(), Peer::UNKNOWN);
+        near
+    }
+
+    #[test]
+    fn an_event_for_one_who_has_left_does_not_hit_the_next() {
+        let mut table = table(Fragile(None));
+        drop(client(&mut table));
+        let first = table.key_at(0).expect("it was admitted");
+        table.ready(first, "", false);
+        assert!(table.is_empty() && table.has_made_room());
+        let mut second = client(&mut table);
+        second.write_all(b"hello").expect("room");
+        table.ready(first, "", false);
+        second.set_nonblocking(true).expect("a socket");
+        assert!(second.read(&mut [0; 9]).is_err(), "a late event hit it");
+        let key = table.key_at(0).expect("in the same place");
+        table.ready(key, "", false);
+        assert_eq!(second.read(&mut [0; 9]).expect("its echo"), 5);
+    }
+
+    #[test]
+    fn a_panic_costs_the_connection_in_hand_and_no_other() {
+        let mut table = table(Fragile(Some(1)));
+        let mut clients: Vec<_> = (0..3).map(|_| client(&mut table)).collect();
+        for client in &mut clients {
+            client.write_all(b"hello").expect("room");
+        }
+        let key = table.key_at(1).expect("it was admitted");
+        let turn = catch_unwind(AssertUnwindSafe(|| table.ready(key, "", false)));
+        assert!(turn.is_err());
+        assert!(table.drop_in_hand(), "it was somebody's turn");
+        assert!(!table.drop_in_hand(), "and is nobody's any more");
+        table.turn_all();
+        assert_eq!(table.len(), 2);
+        for (nth, client) in clients.iter_mut().enumerate() {
+            let mut answer = Vec::new();
+            if nth != 1 {
+                client.set_nonblocking(true).expect("a socket");
+            }
+            let end = client.read_to_end(&mut answer);
+            assert_eq!(answer, b"hello");
+            assert_eq!(end.is_ok(), nth == 1, "only that one has ended");
+        }
+    }
+}

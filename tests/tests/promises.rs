@@ -165,11 +165,15 @@ fn never_readers_cost_little_and_harm_nobody(contestant: &Contestant) -> anyhow:
     const PINGS: usize = 200;
     with(contestant.server(), |server| {
         let mut pinging = Peer::connect(server.address())?;
-        // Every buffer that is there once has been used once.
-        let mut first = Peer::connect(server.address())?;
-        first.send_until_stuck()?;
-        first.half_close()?;
-        first.expect_rest_and_fin()?;
+        // Every buffer that is there once, or once per worker, has been used once.
+        let mut first = connect(server.address(), 2)?;
+        for peer in &mut first {
+            peer.send_until_stuck()?;
+        }
+        for mut peer in first {
+            peer.half_close()?;
+            peer.expect_rest_and_fin()?;
+        }
         let alone = round_trips(&mut pinging, PINGS)?[PINGS / 2];
         let before = memory(server);
 
@@ -485,10 +489,19 @@ fn a_slow_reader_is_not_idle(contestant: &Contestant) -> anyhow::Result<()> {
     })
 }
 
-// -- The reactor --------------------------------------------------------------------------------
+// -- Thousands ----------------------------------------------------------------------------------
 
 #[test]
 fn ten_thousand_idle_connections_fit_in_8_mb_and_all_answer() -> anyhow::Result<()> {
+    ten_thousand_fit_and_answer(&contestant::REACTOR)
+}
+
+#[test]
+fn ten_thousand_idle_connections_fit_in_8_mb_of_poll_too() -> anyhow::Result<()> {
+    ten_thousand_fit_and_answer(&contestant::POLL)
+}
+
+fn ten_thousand_fit_and_answer(contestant: &Contestant) -> anyhow::Result<()> {
     const TEST: &str = "ten_thousand_idle_connections_fit_in_8_mb_and_all_answer";
     const CONNECTIONS: usize = 10_000;
     // As many on our side as on the server's, and some for everything else.
@@ -498,7 +511,7 @@ fn ten_thousand_idle_connections_fit_in_8_mb_and_all_answer() -> anyhow::Result<
         return skip(TEST, format!("ulimit -Hn is {hard}, {wanted} are needed"));
     }
     setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard)?;
-    with(contestant::REACTOR.server(), |server| {
+    with(contestant.server(), |server| {
         let mut peers = Vec::new();
         while peers.len() < CONNECTIONS {
             peers.extend(connect(server.address(), 500)?);
@@ -508,7 +521,7 @@ fn ten_thousand_idle_connections_fit_in_8_mb_and_all_answer() -> anyhow::Result<
         }
         let idle = processes::memory(server.pid()).context("the server has vanished")?;
         say(
-            &contestant::REACTOR,
+            contestant,
             format!(
                 "{} kB resident with {CONNECTIONS} connections",
                 idle.rss / 1000

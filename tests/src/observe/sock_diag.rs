@@ -15,6 +15,8 @@ use crate::observe::sockets::{self, State};
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
+/// `INET_DIAG_CONG`.
+const CONGESTION: u16 = 4;
 /// The length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
@@ -41,6 +43,13 @@ impl SockDiag {
     pub fn unread(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<u32>> {
         let answer = self.ask(local, remote)?;
         Ok(answer.map(|answer| answer.unread))
+    }
+
+    /// The name of its congestion control; None if there is no such socket.
+    pub fn congestion(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<String>> {
+        let bytes = self.exchange(local, remote)?;
+        let is_there = understand(&bytes)?.is_some_and(|answer| answer.state != State::Listen);
+        Ok(congestion(&bytes).filter(|_| is_there))
     }
 
     /// How many connections wait for accept at the listener with this address; None if nobody
@@ -70,10 +79,14 @@ impl SockDiag {
     }
 
     fn look_up(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Answer>> {
+        understand(&self.exchange(local, remote)?)
+    }
+
+    fn exchange(&self, local: SocketAddr, remote: SocketAddr) -> Result<Vec<u8>> {
         self.0.send(&question(local, remote), 0)?;
         // The kernel answers before send returns.
         let (answer, _) = self.0.recv_from_full()?;
-        understand(&answer)
+        Ok(answer)
     }
 }
 
@@ -96,7 +109,7 @@ fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
     bytes.extend([0; 8]); // sequence number, port id
-    bytes.extend([family as u8, IPPROTO_TCP as u8, 0, 0]);
+    bytes.extend([family as u8, IPPROTO_TCP as u8, 1 << (CONGESTION - 1), 0]);
     bytes.extend(u32::MAX.to_ne_bytes()); // any state
     bytes.extend(local.port().to_be_bytes());
     bytes.extend(remote.port().to_be_bytes());
@@ -147,6 +160,21 @@ fn understand(answer: &[u8]) -> Result<Option<Answer>> {
     }))
 }
 
+/// The attributes stand behind `struct inet_diag_msg`: length, kind, value, padded to four bytes.
+fn congestion(answer: &[u8]) -> Option<String> {
+    let mut rest = answer.get(HEADER + 72..)?;
+    loop {
+        let number = |at| Some(u16::from_ne_bytes([*rest.get(at)?, *rest.get(at + 1)?]));
+        let (length, kind) = (usize::from(number(0)?), number(2)?);
+        let value = rest.get(4..length)?;
+        if kind == CONGESTION {
+            let name = value.split(|byte| *byte == 0).next()?;
+            return String::from_utf8(name.to_vec()).ok();
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,10 +197,16 @@ mod tests {
         let soon = Duration::from_secs(10);
         let probe = || (queued() == Some(1)).then_some(());
         eventually("one in the queue", soon, probe).expect("it has connected");
+        let nobody = SocketAddr::new(server.ip(), 1);
         let (far, _) = listener.accept().expect("queued");
         let state = |local, remote| diag.state(local, remote).expect("an answer");
         assert_eq!(state(client, server), Some(State::Established));
         assert_eq!(state(server, client), Some(State::Established));
+        let default = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+        let default = default.expect("the default").trim().to_owned();
+        let congestion = |local, remote| diag.congestion(local, remote).expect("an answer");
+        assert_eq!(congestion(client, server), Some(default));
+        assert_eq!(congestion(server, nobody), None, "not the listener's");
         (&near).write_all(b"hello").expect("room");
         let unread = |local, remote| diag.unread(local, remote).expect("an answer");
         assert_eq!(unread(server, client), Some(5));
@@ -190,7 +224,6 @@ mod tests {
         drop(near);
         becomes(server, client, Some(State::TimeWait));
         becomes(client, server, None);
-        let nobody = SocketAddr::new(server.ip(), 1);
         assert_eq!(state(server, nobody), None, "not the listener");
         drop(listener);
         assert_eq!(queued(), None);
