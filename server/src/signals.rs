@@ -63,8 +63,6 @@ static PIPE: AtomicI32 = AtomicI32::new(-1);
 /// Known to a child only.
 static PARENT_SAYS_NOW: OnceLock<&'static AtomicBool> = OnceLock::new();
 static STOPPING_SINCE: OnceLock<Instant> = OnceLock::new();
-/// What we block: nothing of ours; of the rest what whoever started us has blocked.
-static MASK: OnceLock<SigSet> = OnceLock::new();
 
 /// How the handler wakes the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,10 +100,7 @@ pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
         if sigpipe != Sigpipe::Ignore {
             sink::survive_sigpipe();
         }
-        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)?;
-        // Nobody has set it before.
-        let _ = MASK.set(SigSet::thread_get_mask()?);
-        Ok(())
+        pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None)
     };
     install().map_err(|errno: Errno| Failure::new("cannot install the signal handlers", errno))
 }
@@ -234,15 +229,12 @@ pub fn interrupt(thread: libc::pthread_t) {
     }
 }
 
-/// Runs `body` with all signals held back; for the moment of a fork.
+/// Runs `body` with the signals of the table held back; for the moment of a fork. The others are not
+/// ours to hold: a terminal's SIGTSTP, SIGQUIT and SIGHUP are for the children too.
 pub fn held<T>(body: impl FnOnce() -> T) -> T {
     let mut before = SigSet::empty();
     // Both calls fail for wrong arguments only.
-    let _ = pthread_sigmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::all()),
-        Some(&mut before),
-    );
+    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&ours()), Some(&mut before));
     let result = body();
     let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None);
     result
@@ -265,8 +257,7 @@ pub fn become_child(now: &'static AtomicBool) {
         // A timer is not inherited.
         tick();
     }
-    // All of them: it stops with its parent when Ctrl-Z is typed, and ends with it at Ctrl-\.
-    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, MASK.get(), None);
+    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None);
 }
 
 /// The signals of the table.
