@@ -1,6 +1,7 @@
 //! tcpecho: see the library.
 
 use clap::Parser;
+use nix::libc::STDERR_FILENO;
 use tcpecho::PROGRAM;
 use tcpecho::cli::Cli;
 use tcpecho_common::{Exit, calls, logging, usage};
@@ -18,6 +19,6 @@ fn main() -> Exit {
             return Exit::Failed;
         }
     }
-    logging::start(cli.verbosity, PROGRAM);
+    logging::start(cli.verbosity, PROGRAM, STDERR_FILENO);
     tcpecho::run(&cli)
 }

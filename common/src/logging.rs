@@ -1,10 +1,11 @@
-//! Where diagnostics go: stderr, through log and `env_logger`, in lines that never block the program.
+//! Where diagnostics go: stderr (or what stands in for it), through log and `env_logger`, in lines that never block the program.
 //!
 //! `info` is the life of connections and children, `debug` readiness, `trace` the system
 //! calls that go through [`calls`]. `RUST_LOG` wins over `-v` and `-q`; `RUST_LOG=mio=trace` shows mio's registrations.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::RawFd;
 use std::sync::LazyLock;
 use std::time::Instant;
 
@@ -52,14 +53,14 @@ impl Verbosity {
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Starts logging; `tag` (the model, or the program) stands in every line. Call once, before any
-/// thread is started.
-pub fn start(verbosity: Verbosity, tag: &'static str) {
+/// Starts logging to `fd`, which stays open; `tag` (the model, or the program) stands in every line.
+/// Call once, before any thread is started.
+pub fn start(verbosity: Verbosity, tag: &'static str, fd: RawFd) {
     LazyLock::force(&START);
     let mut builder =
         env_logger::Builder::from_env(Env::default().default_filter_or(verbosity.filter()));
-    if let Some(lines) = Lines::on_stderr() {
-        builder.target(Target::Pipe(Box::new(lines)));
+    if let Ok(sink) = Sink::over(fd) {
+        builder.target(Target::Pipe(Box::new(Lines(sink))));
     }
     builder
         .write_style(if colours_wanted() {
@@ -99,12 +100,6 @@ fn colours_wanted() -> bool {
 
 /// The sink as env_logger wants it: every call of `write` brings one whole line.
 struct Lines(Sink);
-
-impl Lines {
-    fn on_stderr() -> Option<Self> {
-        Sink::over(STDERR_FILENO).ok().map(Self)
-    }
-}
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

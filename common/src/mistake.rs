@@ -41,8 +41,8 @@ impl Mistake {
     /// The models in which it can be made.
     pub fn models(self) -> &'static [Model] {
         match self {
-            Self::FatalEintr => &[Model::Iterative, Model::Fork, Model::Thread],
-            Self::NoReaper | Self::WaitOnce => &[Model::Fork],
+            Self::FatalEintr => &[Model::Iterative, Model::Fork, Model::Exec, Model::Thread],
+            Self::NoReaper | Self::WaitOnce => &[Model::Fork, Model::Exec],
             Self::NoReuseaddr => Model::all(),
         }
     }
@@ -51,7 +51,7 @@ impl Mistake {
     pub const fn symptom(self) -> &'static str {
         match self {
             Self::FatalEintr => {
-                "the server exits when a signal arrives during accept: for fork, when the first child ends"
+                "the server exits when a signal arrives during accept: for fork and exec, when the first child ends"
             }
             Self::NoReaper => "ps shows a <defunct> child for every client that has left",
             Self::NoReuseaddr => "a restart fails with EADDRINUSE for the 60 s of TIME_WAIT",

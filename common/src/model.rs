@@ -16,7 +16,6 @@ pub enum Model {
     Fork,
 
     /// A process per client, as inetd does it: fork, dup2, exec of a program that serves descriptor 0 (UNP 13.5)
-    #[value(skip)]
     Exec,
 
     /// --workers processes, forked in advance, each in accept (UNP 30.6-30.8); client N+1 waits

@@ -17,8 +17,8 @@ use tcpecho_common::{Mistake, calls};
 use crate::cli::Config;
 use crate::signals;
 
-/// How long after the grace children that have not ended are killed: they reset what is stuck by
-/// themselves at the end of the grace, and need a moment for it.
+/// How long after the grace children that have not ended are killed: they reset what is stuck at
+/// the end of the grace, and need a moment for it.
 const AFTER_GRACE: Duration = Duration::from_millis(500);
 
 /// The living children, and those nobody has waited for.
@@ -26,7 +26,7 @@ const AFTER_GRACE: Duration = Duration::from_millis(500);
 pub struct Children {
     alive: HashSet<Pid>,
     reaped: u64,
-    killed: u64,
+    uncounted: u64,
 }
 
 impl Children {
@@ -46,28 +46,32 @@ impl Children {
     }
 
     /// Waits for every child that has ended; signals do not queue, so one SIGCHLD may stand for
-    /// several (UNP 5.10). Returns how many of ours had been killed, and so have not counted the
-    /// end of their connection themselves.
+    /// several (UNP 5.10). Returns how many of ours had been killed, or had failed, and so have not
+    /// counted the end of their connection themselves.
     pub fn reap(&mut self, config: &Config) -> u64 {
         if config.commits(Mistake::NoReaper) {
             return 0;
         }
-        let before = self.killed;
+        let before = self.uncounted;
         while self.wait(WaitPidFlag::WNOHANG) && !config.commits(Mistake::WaitOnce) {}
-        self.killed - before
+        self.uncounted - before
     }
 
-    /// Tells all children to stop and waits until they have. At the end of the grace, or at the
-    /// second SIGTERM, which `now` passes on to them, they reset what is stuck; those that have not
-    /// ended then are killed. Returns how many had to be.
+    /// Tells all children to stop and waits until they have. At the end of the grace and at the
+    /// second SIGTERM `now` tells them to reset what is stuck; those that have not ended then are
+    /// killed. Returns how many had to be.
     pub fn end(&mut self, grace: Duration, now: &AtomicBool) -> usize {
         self.signal(Signal::SIGTERM);
-        let mut deadline = signals::deadline(grace).unwrap_or_else(Instant::now) + AFTER_GRACE;
+        let grace_ends = signals::deadline(grace).unwrap_or_else(Instant::now);
+        let mut deadline = None;
         // The timer of a stopping server interrupts this wait, so the clock is looked at.
-        while !self.alive.is_empty() && Instant::now() < deadline {
+        while !self.alive.is_empty() && deadline.is_none_or(|end| Instant::now() < end) {
             self.wait(WaitPidFlag::empty());
-            if signals::pending().now && !now.swap(true, Relaxed) {
-                deadline = Instant::now() + AFTER_GRACE;
+            let hurry = signals::pending().now || Instant::now() >= grace_ends;
+            if hurry && deadline.is_none() {
+                // A child whose SIGTERM came late would go by a clock that was started late.
+                now.store(true, Relaxed);
+                deadline = Some(Instant::now() + AFTER_GRACE);
             }
             signals::tell_why_waiting(self.alive.len(), grace);
         }
@@ -120,11 +124,14 @@ impl Children {
         self.reaped += 1;
         match status {
             WaitStatus::Signaled(_, signal, _) => {
-                self.killed += 1;
+                self.uncounted += 1;
                 log::info!("reaped child {pid}: killed by {signal}");
             }
             WaitStatus::Exited(_, 0) => log::info!("reaped child {pid}"),
-            other => log::warn!("reaped child {pid}: {other:?}"),
+            other => {
+                self.uncounted += 1;
+                log::warn!("reaped child {pid}: {other:?}");
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, ValueEnum};
+use nix::libc::STDERR_FILENO;
 use nix::net::if_::if_nametoindex;
 use tcpecho_common::logging::Verbosity;
 use tcpecho_common::model::Serves;
@@ -74,6 +75,13 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = Sigpipe::Ignore)]
     sigpipe: Sigpipe,
 
+    /// Serve the connection that is descriptor 0, and nobody else: under inetd, xinetd, systemd, socat
+    #[arg(long, conflicts_with_all = ["positional_port", "port", "bind", "model", "backlog", "max_connections", "workers"])]
+    inetd: bool,
+
+    #[command(flatten)]
+    handed: Handed,
+
     /// Commit a classic mistake on purpose
     #[arg(long, value_enum, value_name = "NAME")]
     mistake: Option<Mistake>,
@@ -86,12 +94,35 @@ pub struct Cli {
     verbosity: Verbosity,
 }
 
+/// What `--model exec` hands to the program it executes, beside the connection.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// The log, as 2 is the connection
+    #[arg(long, hide = true, requires = "inetd", value_name = "FD", value_parser = clap::value_parser!(i32).range(3..))]
+    pub log_fd: Option<RawFd>,
+
+    /// The counters that all processes of the server share
+    #[arg(long, hide = true, requires = "inetd", value_name = "FD", value_parser = clap::value_parser!(i32).range(3..))]
+    pub counters_fd: Option<RawFd>,
+
+    /// Which connection this is, counted from 0
+    #[arg(
+        long,
+        hide = true,
+        requires = "inetd",
+        value_name = "N",
+        default_value_t
+    )]
+    pub nth: u64,
+}
+
 const AFTER_HELP: &str = "\
 Examples:
   tcpechod                          reactor on port 9877
   tcpechod 8990 --model fork -v     a process per client, and what becomes of each
   tcpechod 0 --bind 127.0.0.1       a free port of the kernel's choice, loopback only
   tcpechod -vvv                     most of the system calls it makes, one per line
+  socat TCP-LISTEN:9877,reuseaddr,fork EXEC:'tcpechod --inetd'
 
 Times take ms, s or m: 250ms, 5s, 2m. Exit codes: 0 done, 1 failed, 2 usage.";
 
@@ -109,12 +140,14 @@ pub enum Sigpipe {
 /// What the server shall do, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The port to bind; 0 = the kernel's choice.
-    pub port: u16,
+    /// The port to bind; 0 = the kernel's choice, None = [`defaults::PORT`].
+    pub port: Option<u16>,
     /// The address to bind, without a port; None = all, dual-stack.
     pub bind: Option<SocketAddr>,
-    /// The concurrency model.
+    /// The concurrency model; with `--inetd` the one that executes such programs.
     pub model: Model,
+    /// Serve descriptor 0 only.
+    pub inetd: Option<Handed>,
     /// Of listen(2).
     pub backlog: u16,
     /// Accept no more than this many at a time.
@@ -137,12 +170,58 @@ pub struct Config {
     pub events_fd: Option<RawFd>,
     /// How much to log.
     pub verbosity: Verbosity,
+    /// Where to.
+    pub log_fd: RawFd,
 }
 
 impl Config {
     /// Is this mistake to be committed?
     pub fn commits(&self, mistake: Mistake) -> bool {
         self.mistake == Some(mistake)
+    }
+
+    /// The arguments of the program that shall serve one connection as we would: `--inetd`, and of
+    /// ours those that say something about a connection.
+    pub fn inetd_args(&self, handed: Handed) -> Vec<String> {
+        // All fields: whoever adds one has to say whether it is to be handed on.
+        let Self {
+            idle_timeout,
+            grace,
+            sigpipe,
+            mistake,
+            events_fd,
+            verbosity,
+            // What has been said about the server as a whole.
+            port: _,
+            bind: _,
+            model: _,
+            inetd: _,
+            backlog: _,
+            max_connections: _,
+            workers: _,
+            spin: _,
+            // Of the listener, and inherited by what it accepts.
+            congestion: _,
+            log_fd: _,
+        } = self;
+        let time = |time: &Duration| format!("{}s", time.as_secs_f64());
+        let fd = |fd: RawFd| fd.to_string();
+        let mut args = vec!["--inetd".to_owned()];
+        let mut add = |flag: &str, value: Option<String>| {
+            args.extend(value.map(|value| format!("{flag}={value}")));
+        };
+        add("--log-fd", handed.log_fd.map(fd));
+        add("--counters-fd", handed.counters_fd.map(fd));
+        add("--nth", Some(handed.nth.to_string()));
+        add("--idle-timeout", idle_timeout.as_ref().map(time));
+        add("--grace", Some(time(grace)));
+        let sigpipe = sigpipe.to_possible_value();
+        add("--sigpipe", sigpipe.map(|value| value.get_name().into()));
+        add("--mistake", mistake.map(|mistake| mistake.name().into()));
+        add("--events-fd", events_fd.map(fd));
+        args.extend((0..verbosity.verbose).map(|_| "--verbose".into()));
+        args.extend((0..verbosity.quiet).map(|_| "--quiet".into()));
+        args
     }
 }
 
@@ -151,10 +230,13 @@ impl Cli {
     pub fn config(self) -> Result<Config, clap::Error> {
         self.check()
             .map_err(|text| Self::command().error(ErrorKind::ArgumentConflict, text))?;
+        let model = self.model();
+        let workers = self.workers.map(|n| n as usize);
         Ok(Config {
-            port: self.positional_port.or(self.port).unwrap_or(defaults::PORT),
+            port: self.positional_port.or(self.port),
             bind: self.bind,
-            model: self.model,
+            model,
+            inetd: self.inetd.then_some(self.handed),
             backlog: self.backlog,
             max_connections: self.max_connections.map_or(usize::MAX, |n| n as usize),
             spin: self.spin.unwrap_or_default(),
@@ -162,19 +244,20 @@ impl Cli {
             idle_timeout: self.idle_timeout,
             grace: self.grace,
             sigpipe: self.sigpipe,
-            workers: self
-                .workers
-                .map(|n| n as usize)
-                .or(self.model.default_workers())
-                .unwrap_or(1),
+            workers: workers.or(model.default_workers()).unwrap_or(1),
             mistake: self.mistake,
             events_fd: self.events_fd,
             verbosity: self.verbosity,
+            log_fd: STDERR_FILENO,
         })
     }
 
+    fn model(&self) -> Model {
+        if self.inetd { Model::Exec } else { self.model }
+    }
+
     fn check(&self) -> Result<(), String> {
-        let model = self.model;
+        let model = self.model();
         if model.serves() == Serves::One && self.max_connections.is_some() {
             return Err(format!(
                 "--max-connections makes no sense with --model {model}, which serves one client at a time"
@@ -270,9 +353,10 @@ mod tests {
 
     #[test]
     fn a_port_may_be_positional_or_a_flag_but_not_both() {
-        assert_eq!(config("").map(|c| c.port).ok(), Some(defaults::PORT));
-        assert_eq!(config("0").map(|c| c.port).ok(), Some(0));
-        assert_eq!(config("-p 8990").map(|c| c.port).ok(), Some(8990));
+        let port = |line| config(line).expect(line).port;
+        assert_eq!(port(""), None);
+        assert_eq!(port("0"), Some(0));
+        assert_eq!(port("-p 8990"), Some(8990));
         assert!(config("1 --port 2").is_err());
         assert!(config("65536").is_err());
         assert!(config("+80").is_err());
@@ -297,6 +381,16 @@ mod tests {
             "--model thread --spin 50us",
             "--spin 2s",
             "-v -q",
+            "--inetd 8990",
+            "--inetd --port 8990",
+            "--inetd --bind ::1",
+            "--inetd --model fork",
+            "--inetd --model reactor",
+            "--inetd --max-connections 3",
+            "--inetd --backlog 3",
+            "--inetd --workers 3",
+            "--log-fd 3",
+            "--inetd --counters-fd 2",
         ] {
             let error = config(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");
@@ -304,6 +398,31 @@ mod tests {
         assert!(config("--model select --spin 50us").is_ok());
         assert!(config("--workers 2 --spin 0").is_ok());
         assert!(config("--model fork --mistake no-reaper --max-connections 3").is_ok());
+    }
+
+    #[test]
+    fn who_serves_one_connection_is_told_all_about_it() {
+        let handed = Handed {
+            log_fd: Some(3),
+            counters_fd: Some(4),
+            nth: 17,
+        };
+        for line in [
+            "",
+            "-vvv --idle-timeout 0.0015 --grace 0 --sigpipe default --events-fd 9",
+            "-qq --grace 250ms --mistake no-reaper --model exec",
+        ] {
+            let ours = config(line).expect(line);
+            let theirs = config(&ours.inetd_args(handed).join(" ")).expect(line);
+            assert_eq!(theirs.inetd, Some(handed));
+            let of_a_connection = |config: &Config| {
+                let Verbosity { verbose, quiet } = config.verbosity;
+                let times = (config.idle_timeout, config.grace);
+                let rest = (config.sigpipe, config.mistake, config.events_fd);
+                (verbose, quiet, times, rest)
+            };
+            assert_eq!(of_a_connection(&theirs), of_a_connection(&ours), "{line}");
+        }
     }
 
     #[test]

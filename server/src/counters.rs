@@ -1,16 +1,22 @@
 //! What the server has done so far, for SIGUSR1 and for the last words.
 //!
-//! The counters live in one anonymous shared mapping, so that forked children count where their
-//! parent reads. Bytes are counted in slots of a cache line each: two children that echo at the
+//! The counters live in one shared mapping, so that forked children count where their parent reads:
+//! an anonymous one, or, for children that become another program and lose their memory, one of a
+//! file that has no name (memfd_create(2)), whose descriptor they keep. Bytes are counted in slots of a cache line each: two children that echo at the
 //! same time do not fight over one line.
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::ops::Add;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+use nix::sys::stat::fstat;
+use nix::unistd::ftruncate;
 use tcpecho_common::{Model, defaults, logging};
 
 use crate::failure::Failure;
@@ -91,15 +97,38 @@ impl Bytes {
 impl Counters {
     /// Maps them; the mapping lives as long as the process. Errors: ENOMEM.
     pub fn shared() -> Result<&'static Self, Failure> {
-        const SIZE: NonZeroUsize = NonZeroUsize::new(size_of::<Counters>()).expect("it has fields");
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         #[expect(unsafe_code)]
         // SAFETY: a fresh mapping of the right size, page-aligned, never unmapped; the kernel
         // fills it with zeros, and zeros are valid counters.
         unsafe {
-            mmap_anonymous(None, SIZE, protection, MapFlags::MAP_SHARED)
+            mmap_anonymous(None, SIZE, PROTECTION, MapFlags::MAP_SHARED)
                 .map(|start| start.cast::<Self>().as_ref())
-                .map_err(|errno| Failure::new("cannot map the shared counters", errno))
+                .map_err(unmapped)
+        }
+    }
+
+    /// The same, and the descriptor for a program that shall be executed: it stays open over exec.
+    /// Errors: EMFILE, ENOMEM.
+    pub fn to_hand_on() -> Result<(&'static Self, OwnedFd), Failure> {
+        let file = memfd_create("tcpechod counters", MFdFlags::empty()).map_err(unmapped)?;
+        ftruncate(&file, SIZE.get() as i64).map_err(unmapped)?;
+        Ok((Self::of(&file)?, file))
+    }
+
+    /// Those of the server that has executed us. Errors: `file` is something else.
+    pub fn of(file: &OwnedFd) -> Result<&'static Self, Failure> {
+        // Behind the end of a file that is too short there is no memory, but SIGBUS.
+        let size = fstat(file).map_err(unmapped)?.st_size;
+        if size != SIZE.get() as i64 {
+            return Err(unmapped(Errno::EINVAL).hint("not the counters of this program's server"));
+        }
+        #[expect(unsafe_code)]
+        // SAFETY: as above; and those who write to the file are servers of this program, which
+        // leave valid counters in it.
+        unsafe {
+            mmap(None, SIZE, PROTECTION, MapFlags::MAP_SHARED, file, 0)
+                .map(|start| start.cast::<Self>().as_ref())
+                .map_err(unmapped)
         }
     }
 
@@ -148,6 +177,13 @@ impl Counters {
             .load(Relaxed)
             .saturating_sub(self.closed.load(Relaxed))
     }
+}
+
+const SIZE: NonZeroUsize = NonZeroUsize::new(size_of::<Counters>()).expect("it has fields");
+const PROTECTION: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+fn unmapped(errno: Errno) -> Failure {
+    Failure::new("cannot map the shared counters", errno)
 }
 
 impl Add for Bytes {

@@ -45,8 +45,19 @@ impl<'a> Policy<'a> {
 /// Echoes until the connection is over. The caller closes it. Returns why it is over and how many
 /// bytes were echoed.
 pub fn echo<'a>(stream: BorrowedFd<'a>, policy: Policy<'a>, tally: &'a Tally) -> (End, u64) {
+    echo_between(stream, stream, policy, tally)
+}
+
+/// The same for a connection that is two descriptors, such as the two pipes of a shell.
+pub fn echo_between<'a>(
+    stream: BorrowedFd<'a>,
+    back: BorrowedFd<'a>,
+    policy: Policy<'a>,
+    tally: &'a Tally,
+) -> (End, u64) {
     let mut echo = Echo {
         stream,
+        back,
         policy,
         tally,
         echoed: 0,
@@ -60,6 +71,8 @@ pub fn echo<'a>(stream: BorrowedFd<'a>, policy: Policy<'a>, tally: &'a Tally) ->
 
 struct Echo<'a> {
     stream: BorrowedFd<'a>,
+    /// Where echoes are written: the stream.
+    back: BorrowedFd<'a>,
     policy: Policy<'a>,
     tally: &'a Tally,
     echoed: u64,
@@ -101,7 +114,7 @@ impl Echo<'_> {
     /// UNP 3.9, `writen`: a write may take less than it was given.
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), End> {
         while !bytes.is_empty() {
-            match calls::write(self.stream, bytes) {
+            match calls::write(self.back, bytes) {
                 Ok(n) => {
                     self.echoed += n as u64;
                     self.tally.echoed(n);

@@ -15,6 +15,8 @@ pub mod echo;
 pub mod end;
 pub mod event_loop;
 pub mod failure;
+pub mod inetd;
+pub mod inherited;
 pub mod listener;
 pub mod models;
 pub mod signals;

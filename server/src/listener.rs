@@ -13,7 +13,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
     listen, setsockopt, socket,
 };
-use tcpecho_common::{Mistake, calls};
+use tcpecho_common::{Mistake, calls, defaults};
 
 use crate::cli::Config;
 use crate::failure::Failure;
@@ -70,7 +70,7 @@ impl Listener {
     }
 
     fn at(mut wanted: SocketAddr, config: &Config) -> Result<Self, (SocketAddr, Errno)> {
-        wanted.set_port(config.port);
+        wanted.set_port(config.port.unwrap_or(defaults::PORT));
         let opened = Self::try_at(wanted, config);
         opened.map_err(|errno| (wanted, errno))
     }

@@ -8,9 +8,13 @@ use tcpechod::counters::Counters;
 use tcpechod::failure::Failure;
 use tcpechod::listener::Listener;
 use tcpechod::models::{self, Server};
-use tcpechod::signals;
+use tcpechod::{inetd, signals};
 
 fn main() -> Exit {
+    let is_inetd = std::env::args_os().any(|word| word == "--inetd");
+    if is_inetd && inetd::keep_stderr_off_the_connection().is_err() {
+        return Exit::Failed;
+    }
     let config = match Cli::try_parse().and_then(Cli::config) {
         Ok(config) => config,
         Err(error) => return usage::explain("tcpechod", &error),
@@ -24,13 +28,15 @@ fn main() -> Exit {
     }
 }
 
-fn run(config: Config) -> Result<(), Failure> {
-    // Before anything is opened, which might get the very number that was named by mistake.
-    if let Some(fd) = config.events_fd {
-        let what = format!("cannot write events to descriptor {fd}");
-        calls::record_to(fd).map_err(|errno| Failure::new(what, errno))?;
+fn run(mut config: Config) -> Result<(), Failure> {
+    // What was opened for us comes first: nothing of ours may get its number.
+    if let Some(handed) = config.inetd {
+        let counters = inetd::take(handed)?;
+        start_logs(&config, "inetd")?;
+        return inetd::serve(&config, handed.nth, counters);
     }
-    logging::start(config.verbosity, config.model.name());
+    models::prepare(&mut config)?;
+    start_logs(&config, config.model.name())?;
     raise_descriptor_limit();
     let listener = Listener::open(&config)?;
     let counters = Counters::shared()?;
@@ -40,6 +46,16 @@ fn run(config: Config) -> Result<(), Failure> {
         config,
         counters,
     })
+}
+
+fn start_logs(config: &Config, tag: &'static str) -> Result<(), Failure> {
+    // Before anything is opened, which might get the very number that was named by mistake.
+    if let Some(fd) = config.events_fd {
+        let what = format!("cannot write events to descriptor {fd}");
+        calls::record_to(fd).map_err(|errno| Failure::new(what, errno))?;
+    }
+    logging::start(config.verbosity, tag, config.log_fd);
+    Ok(())
 }
 
 /// Soft limit up to the hard one: a server's connections are descriptors.

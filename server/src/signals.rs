@@ -60,7 +60,7 @@ static SIGPIPES: AtomicU32 = AtomicU32::new(0);
 static SIGPIPES_TOLD: AtomicU32 = AtomicU32::new(0);
 static TICKING: AtomicBool = AtomicBool::new(false);
 static PIPE: AtomicI32 = AtomicI32::new(-1);
-/// Known to a child only.
+/// Known to a child of a server only.
 static PARENT_SAYS_NOW: OnceLock<&'static AtomicBool> = OnceLock::new();
 static STOPPING_SINCE: OnceLock<Instant> = OnceLock::new();
 
@@ -89,11 +89,23 @@ pub struct Pending {
 
 /// Installs the table. Whatever we inherited (a blocked SIGTERM, an ignored SIGCHLD) is undone.
 pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
+    install_but(&[], wake, sigpipe)
+}
+
+/// Installs the table in a program that another server has started for one connection: if that
+/// server has made us ignore SIGINT or SIGUSR1, they are its own affair.
+pub fn install_for_one_connection(sigpipe: Sigpipe) -> Result<(), Failure> {
+    let kept = [Signal::SIGINT, Signal::SIGUSR1].into_iter();
+    let kept: Vec<_> = kept.filter(|signal| is_ignored(*signal)).collect();
+    install_but(&kept, Wake::Interrupt, sigpipe)
+}
+
+fn install_but(kept: &[Signal], wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
     let install = || {
         if wake == Wake::Pipe {
             open_pipe()?;
         }
-        for signal in HANDLED {
+        for signal in HANDLED.into_iter().filter(|signal| !kept.contains(signal)) {
             dispose(signal, SigHandler::Handler(arrived))?;
         }
         dispose(Signal::SIGPIPE, disposition(sigpipe))?;
@@ -244,8 +256,7 @@ pub fn held<T>(body: impl FnOnce() -> T) -> T {
 /// children of its own, no status to tell, and leaves a terminal's SIGINT to its parent. Its
 /// SIGTERM comes from the parent; whether there is no time left, `now` says.
 pub fn become_child(now: &'static AtomicBool) {
-    // Nobody has set it in the parent.
-    let _ = PARENT_SAYS_NOW.set(now);
+    believe(now);
     TICKING.store(false, SeqCst);
     SIGPIPES.store(0, SeqCst);
     SIGPIPES_TOLD.store(0, SeqCst);
@@ -258,6 +269,22 @@ pub fn become_child(now: &'static AtomicBool) {
         tick();
     }
     let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None);
+}
+
+/// Makes a child leave it to its parent's word when there is no time left.
+pub fn believe(now: &'static AtomicBool) {
+    // It is set once in the life of a child, and never in its parent.
+    let _ = PARENT_SAYS_NOW.set(now);
+}
+
+/// In a forked child that is about to become another program: the signals that are held back stay
+/// so over exec, until that program has handlers for them; what is ignored stays ignored. So
+/// SIGPIPE is not, which no program expects to be (signal(7), execve(2)).
+pub fn hand_on() {
+    for signal in [Signal::SIGINT, Signal::SIGUSR1] {
+        let _ = dispose(signal, SigHandler::SigIgn);
+    }
+    let _ = dispose(Signal::SIGPIPE, SigHandler::SigDfl);
 }
 
 /// The signals of the table.
@@ -278,6 +305,17 @@ fn dispose(signal: Signal, handler: SigHandler) -> nix::Result<()> {
     let action = SigAction::new(handler, SaFlags::SA_NOCLDSTOP, SigSet::empty());
     // SAFETY: `arrived`, the only handler, keeps to what signal-safety(7) allows.
     unsafe { sigaction(signal, &action) }.map(drop)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    #[expect(unsafe_code)]
+    // SAFETY: all zeros is a valid sigaction; asked only, and one struct is written.
+    let now = unsafe {
+        let mut now: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), &raw mut now);
+        now
+    };
+    now.sa_sigaction == libc::SIG_IGN
 }
 
 static READER: OnceLock<OwnedFd> = OnceLock::new();

@@ -17,6 +17,8 @@ pub struct Contestant {
 pub const ITERATIVE: Contestant = Contestant::plain(Model::Iterative);
 /// A process per client.
 pub const FORK: Contestant = Contestant::plain(Model::Fork);
+/// A process per client that runs another program.
+pub const EXEC: Contestant = Contestant::plain(Model::Exec);
 /// A thread per client.
 pub const THREAD: Contestant = Contestant::plain(Model::Thread);
 /// All clients in one thread that waits with select.
@@ -45,6 +47,7 @@ pub const REACTOR_WITH_IDLE_TIMEOUT: Contestant = Contestant {
 pub const ALL: &[Contestant] = &[
     ITERATIVE,
     FORK,
+    EXEC,
     THREAD,
     SELECT,
     POLL,
@@ -58,12 +61,13 @@ pub const ALL: &[Contestant] = &[
 /// function `fn promise(&Contestant) -> anyhow::Result<()>` beside it.
 ///
 /// By whom: `everybody`; `every model`, where flags make no difference or would be in the way;
-/// `those that serve many at once`.
+/// `those that serve many at once`; `those that fork for each`.
 #[macro_export]
 macro_rules! promised {
     (by everybody: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         iterative ITERATIVE,
         fork FORK,
+        exec EXEC,
         thread THREAD,
         select SELECT,
         poll POLL,
@@ -75,6 +79,7 @@ macro_rules! promised {
     (by every model: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         iterative ITERATIVE,
         fork FORK,
+        exec EXEC,
         thread THREAD,
         select SELECT,
         poll POLL,
@@ -83,11 +88,16 @@ macro_rules! promised {
     ])+); };
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
+        exec EXEC,
         thread THREAD,
         select SELECT,
         poll POLL,
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
+    ])+); };
+    (by those that fork for each: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        fork FORK,
+        exec EXEC,
     ])+); };
     (@ $($promise:ident $contestants:tt)+) => {
         $(mod $promise { $crate::promised!(@@ $promise $contestants); })+

@@ -73,7 +73,8 @@ impl Peer {
         Self::over(TcpStream::from(fd))
     }
 
-    fn over(stream: TcpStream) -> anyhow::Result<Self> {
+    /// Over a connection that is there.
+    pub fn over(stream: TcpStream) -> anyhow::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;

@@ -134,6 +134,13 @@ impl Server {
         self
     }
 
+    /// Gives it this as stdin, which is /dev/null otherwise.
+    #[must_use]
+    pub fn stdin_from(mut self, target: Target) -> Self {
+        self.0.given[0] = Some(target);
+        self
+    }
+
     /// Sends its stdout elsewhere. It needs `-v` then, for its address is read from the log.
     #[must_use]
     pub fn stdout_to(mut self, target: Target) -> Self {

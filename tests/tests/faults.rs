@@ -44,6 +44,7 @@ macro_rules! all {
         $then! { $($args)* (
             iterative
             fork
+            exec
             thread
             select
             poll
@@ -107,12 +108,13 @@ claims! {
     write_fails_with_epipe = a_failure_ends_one_connection("write", Errno::EPIPE): all;
     write_fails_with_enobufs = a_failure_ends_one_connection("write", Errno::ENOBUFS): all;
 
-    wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork);
-    poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork);
+    wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork exec);
+    poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork exec);
     the_loops_wait_is_interrupted = nobody_waits_longer_though_the_loop_is_interrupted(): (select poll reactor);
 
-    fork_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (fork);
-    fork_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (fork);
+
+    fork_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (fork exec);
+    fork_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (fork exec);
     clone_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (thread);
     clone_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (thread);
 

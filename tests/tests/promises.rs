@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tcpecho_common::Model;
+use tcpecho_common::model::Unit;
 use tcpecho_lab::contestant::{self, Contestant};
 use tcpecho_lab::observe::processes::{self, Memory};
 use tcpecho_lab::observe::rest::Rest;
@@ -192,11 +193,12 @@ fn never_readers_cost_little_and_harm_nobody(contestant: &Contestant) -> anyhow:
                 cost / 1024
             ),
         );
-        // A process of its own costs some pages more.
-        let at_most = if contestant.model == Model::Fork {
-            512
-        } else {
-            256
+        let at_most = match (contestant.model, contestant.model.unit()) {
+            // A program of its own has its own relocations, and started from nothing.
+            (Model::Exec, _) => 1024,
+            // A process of its own costs some pages more.
+            (_, Unit::Process) => 512,
+            _ => 256,
         };
         ensure!(
             cost <= at_most * 1024,

@@ -55,6 +55,11 @@ fn what_cannot_be_meant_is_a_usage_error() -> anyhow::Result<()> {
         ("0 --sigpipe maybe", "maybe"),
         ("0 --events-fd -1", "-1"),
         ("0 --port", "--port"),
+        ("0 --inetd", "--inetd"),
+        ("--inetd --bind ::1", "--bind"),
+        ("--inetd --model fork", "--model"),
+        ("--inetd --max-connections 3", "--max-connections"),
+        ("--log-fd 3", "--inetd"),
     ] {
         let server = Server::with_args(line.split_whitespace()).launch()?;
         let status = server.wait(PATIENCE)?;

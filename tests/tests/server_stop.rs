@@ -1,5 +1,5 @@
 //! Signals, and how a server stops: what it owes to whom, how long that may take, and what is left
-//! behind; first what every model does, then what only the forking one must.
+//! behind; first what every model does, then what only the forking ones must.
 
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
@@ -10,8 +10,8 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcpecho_common::Mistake;
-use tcpecho_common::model::Serves;
-use tcpecho_lab::contestant::{Contestant, FORK};
+use tcpecho_common::model::{Serves, Unit};
+use tcpecho_lab::contestant::Contestant;
 use tcpecho_lab::observe::processes::{self, Process};
 use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::observe::sockets::State;
@@ -37,6 +37,21 @@ promised! { by every model:
     a_restart_gets_the_port_while_time_wait_lasts
     without_reuseaddr_a_restart_fails_while_time_wait_lasts
     after_sigkill_the_port_is_free
+}
+
+promised! { by those that fork for each:
+    a_child_that_has_left_is_reaped_at_once
+    sigterm_ends_the_children
+    sigterm_for_the_group_lets_children_finish
+    sigint_for_the_group_lets_children_finish
+    a_child_never_escalates_by_itself
+    a_child_leaves_sigint_to_its_parent
+    a_child_blocks_no_more_signals_than_its_parent
+    children_that_do_not_stop_are_killed_after_the_grace
+    children_live_on_when_their_parent_is_killed
+    without_a_reaper_every_client_leaves_a_zombie
+    one_wait_per_sigchld_leaves_zombies_when_clients_leave_together
+    a_fatal_eintr_ends_the_server_when_the_first_child_leaves
 }
 
 /// Longer than any test waits: only what must not happen takes so long.
@@ -246,7 +261,8 @@ fn sigusr1_logs_the_status_and_nothing_else_happens(contestant: &Contestant) -> 
                 format!("echoed {} ", round * 10),
                 "pending 0 ".to_owned(),
             ];
-            if contestant.model == FORK.model {
+            if (contestant.model.unit(), contestant.model.serves()) == (Unit::Process, Serves::All)
+            {
                 expected.push("unreaped 1 ".to_owned());
             }
             // The peer may have its echo before the server has counted it.
@@ -390,9 +406,8 @@ fn after_sigkill_the_port_is_free(contestant: &Contestant) -> anyhow::Result<()>
 
 // -- Children -----------------------------------------------------------------------------------
 
-#[test]
-fn a_child_that_has_left_is_reaped_at_once() -> anyhow::Result<()> {
-    stopped(FORK.talkative(), |server| {
+fn a_child_that_has_left_is_reaped_at_once(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative(), |server| {
         let mut peers = Vec::new();
         for _ in 0..10 {
             let mut peer = Peer::connect(server.address())?;
@@ -413,9 +428,8 @@ fn a_child_that_has_left_is_reaped_at_once() -> anyhow::Result<()> {
     })
 }
 
-#[test]
-fn sigterm_ends_the_children_of_the_fork_server() -> anyhow::Result<()> {
-    stopped(FORK.talkative().args(LONG_GRACE), |server| {
+fn sigterm_ends_the_children(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative().args(LONG_GRACE), |server| {
         let mut peers = Vec::new();
         for _ in 0..10 {
             let mut peer = Peer::connect(server.address())?;
@@ -436,19 +450,20 @@ fn sigterm_ends_the_children_of_the_fork_server() -> anyhow::Result<()> {
 
 /// `kill -TERM -PGID`: every child gets one signal from the group and one from its parent, which
 /// are not two for it.
-#[test]
-fn sigterm_for_the_group_lets_children_finish() -> anyhow::Result<()> {
-    group_signal_lets_children_finish(Signal::SIGTERM)
+fn sigterm_for_the_group_lets_children_finish(contestant: &Contestant) -> anyhow::Result<()> {
+    group_signal_lets_children_finish(contestant, Signal::SIGTERM)
 }
 
 /// Ctrl-C: the terminal signals the group, the parent leads.
-#[test]
-fn sigint_for_the_group_lets_children_finish() -> anyhow::Result<()> {
-    group_signal_lets_children_finish(Signal::SIGINT)
+fn sigint_for_the_group_lets_children_finish(contestant: &Contestant) -> anyhow::Result<()> {
+    group_signal_lets_children_finish(contestant, Signal::SIGINT)
 }
 
-fn group_signal_lets_children_finish(signal: Signal) -> anyhow::Result<()> {
-    stopped(FORK.talkative().args(LONG_GRACE), |server| {
+fn group_signal_lets_children_finish(
+    contestant: &Contestant,
+    signal: Signal,
+) -> anyhow::Result<()> {
+    stopped(contestant.talkative().args(LONG_GRACE), |server| {
         let mut peers = Vec::new();
         for _ in 0..3 {
             let mut peer = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
@@ -465,9 +480,8 @@ fn group_signal_lets_children_finish(signal: Signal) -> anyhow::Result<()> {
     })
 }
 
-#[test]
-fn a_child_never_escalates_by_itself() -> anyhow::Result<()> {
-    stopped(FORK.talkative().args(LONG_GRACE), |server| {
+fn a_child_never_escalates_by_itself(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative().args(LONG_GRACE), |server| {
         let mut peer = Peer::connect(server.address())?;
         peer.send_until_stuck()?;
         let child = wait_for_children(server, 1)?.remove(0);
@@ -490,9 +504,8 @@ fn a_child_never_escalates_by_itself() -> anyhow::Result<()> {
     })
 }
 
-#[test]
-fn a_child_leaves_sigint_to_its_parent() -> anyhow::Result<()> {
-    stopped(FORK.talkative(), |server| {
+fn a_child_leaves_sigint_to_its_parent(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative(), |server| {
         let mut peer = Peer::connect(server.address())?;
         peer.echo(b"before")?;
         let child = wait_for_children(server, 1)?.remove(0);
@@ -503,10 +516,9 @@ fn a_child_leaves_sigint_to_its_parent() -> anyhow::Result<()> {
     })
 }
 
-/// Ctrl-Z stops it as it stops its parent.
-#[test]
-fn a_child_blocks_no_more_signals_than_its_parent() -> anyhow::Result<()> {
-    stopped(FORK.talkative(), |server| {
+/// Ctrl-Z, Ctrl-\ and a hangup are for the whole job.
+fn a_child_blocks_no_more_signals_than_its_parent(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative(), |server| {
         let mut peer = Peer::connect(server.address())?;
         peer.echo(b"hello")?;
         let child = wait_for_children(server, 1)?.remove(0);
@@ -519,9 +531,10 @@ fn a_child_blocks_no_more_signals_than_its_parent() -> anyhow::Result<()> {
     })
 }
 
-#[test]
-fn children_that_do_not_stop_are_killed_after_the_grace() -> anyhow::Result<()> {
-    let server = FORK.talkative().args(["--grace", "300ms"]);
+fn children_that_do_not_stop_are_killed_after_the_grace(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    let server = contestant.talkative().args(["--grace", "300ms"]);
     let server = ended(server, |server| {
         let mut peer = Peer::connect(server.address())?;
         peer.echo(b"hello")?;
@@ -540,9 +553,8 @@ fn children_that_do_not_stop_are_killed_after_the_grace() -> anyhow::Result<()> 
     Ok(())
 }
 
-#[test]
-fn children_live_on_when_their_parent_is_killed() -> anyhow::Result<()> {
-    let server = FORK.talkative().start()?;
+fn children_live_on_when_their_parent_is_killed(contestant: &Contestant) -> anyhow::Result<()> {
+    let server = contestant.talkative().start()?;
     let mut peer = Peer::connect(server.address())?;
     peer.echo(b"before")?;
     let child = wait_for_children(&server, 1)?.remove(0);
@@ -563,44 +575,54 @@ fn children_live_on_when_their_parent_is_killed() -> anyhow::Result<()> {
 
 // -- Mistakes -----------------------------------------------------------------------------------
 
-#[test]
-fn without_a_reaper_every_client_leaves_a_zombie() -> anyhow::Result<()> {
-    stopped(FORK.talkative().mistake(Mistake::NoReaper), |server| {
-        for _ in 0..5 {
+fn without_a_reaper_every_client_leaves_a_zombie(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(
+        contestant.talkative().mistake(Mistake::NoReaper),
+        |server| {
+            for _ in 0..5 {
+                Peer::connect(server.address())?.echo(b"hello")?;
+            }
+            wait_for_zombies(server, 5)?;
+            // More clients do not make them go.
             Peer::connect(server.address())?.echo(b"hello")?;
-        }
-        wait_for_zombies(server, 5)?;
-        // More clients do not make them go.
-        Peer::connect(server.address())?.echo(b"hello")?;
-        wait_for_zombies(server, 6)?;
-        server.signal(Signal::SIGTERM)
-    })
+            wait_for_zombies(server, 6)?;
+            server.signal(Signal::SIGTERM)
+        },
+    )
 }
 
-#[test]
-fn one_wait_per_sigchld_leaves_zombies_when_clients_leave_together() -> anyhow::Result<()> {
-    stopped(FORK.talkative().mistake(Mistake::WaitOnce), |server| {
-        let mut peers = Vec::new();
-        for _ in 0..5 {
-            let mut peer = Peer::connect(server.address())?;
-            peer.echo(b"hello")?;
-            peers.push(peer);
-        }
-        wait_for_children(server, 5)?;
-        // The parent stands still while its children end: five ends, one SIGCHLD.
-        server.signal(Signal::SIGSTOP)?;
-        drop(peers);
-        wait_for_zombies(server, 5)?;
-        server.signal(Signal::SIGCONT)?;
-        wait_for_zombies(server, 4)?;
-        Peer::connect(server.address())?.echo(b"business as usual")?;
-        server.signal(Signal::SIGTERM)
-    })
+fn one_wait_per_sigchld_leaves_zombies_when_clients_leave_together(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    stopped(
+        contestant.talkative().mistake(Mistake::WaitOnce),
+        |server| {
+            let mut peers = Vec::new();
+            for _ in 0..5 {
+                let mut peer = Peer::connect(server.address())?;
+                peer.echo(b"hello")?;
+                peers.push(peer);
+            }
+            wait_for_children(server, 5)?;
+            // The parent stands still while its children end: five ends, one SIGCHLD.
+            server.signal(Signal::SIGSTOP)?;
+            drop(peers);
+            wait_for_zombies(server, 5)?;
+            server.signal(Signal::SIGCONT)?;
+            wait_for_zombies(server, 4)?;
+            Peer::connect(server.address())?.echo(b"business as usual")?;
+            server.signal(Signal::SIGTERM)
+        },
+    )
 }
 
-#[test]
-fn a_fatal_eintr_ends_the_server_when_the_first_child_leaves() -> anyhow::Result<()> {
-    let server = FORK.talkative().mistake(Mistake::FatalEintr).start()?;
+fn a_fatal_eintr_ends_the_server_when_the_first_child_leaves(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    let server = contestant
+        .talkative()
+        .mistake(Mistake::FatalEintr)
+        .start()?;
     let mut peer = Peer::connect(server.address())?;
     peer.echo(b"hello")?;
     ensure!(server.status().is_none(), "too early\n{server}");

@@ -1,5 +1,6 @@
 //! One file per concurrency model, each with its own whole accept loop. No model imports another.
 
+mod exec;
 mod fork;
 mod iterative;
 mod poll;
@@ -53,7 +54,7 @@ pub fn serve(server: Server) -> Result<(), Failure> {
     match server.config.model {
         Model::Iterative => iterative::serve(server),
         Model::Fork => fork::serve(server),
-        Model::Exec => unreachable!("not on the command line yet"),
+        Model::Exec => exec::serve(server),
         Model::Prefork => unreachable!("not on the command line yet"),
         Model::Thread => thread::serve(server),
         Model::ThreadPool => unreachable!("not on the command line yet"),
@@ -62,6 +63,15 @@ pub fn serve(server: Server) -> Result<(), Failure> {
         Model::Reactor => reactor::serve(server),
         Model::Async => unreachable!("not on the command line yet"),
         Model::Uring => unreachable!("not on the command line yet"),
+    }
+}
+
+/// To be called before anything is opened or logged: has the model other plans for the descriptors
+/// that the command line names?
+pub fn prepare(config: &mut Config) -> Result<(), Failure> {
+    match config.model {
+        Model::Exec => exec::put_aside(config),
+        _ => Ok(()),
     }
 }
 
