@@ -20,6 +20,7 @@ use nix::unistd::ftruncate;
 use tcpecho_common::{Model, defaults, logging};
 
 use crate::failure::Failure;
+use crate::manager;
 
 /// One per worker; connections of models without workers share them.
 const SLOTS: usize = defaults::MAX_WORKERS;
@@ -152,6 +153,7 @@ impl Counters {
     pub fn stopping(&self) {
         self.lost_before_stop.store(self.lost(), Relaxed);
         log::info!("stopping, open connections: {}", self.open());
+        manager::tell("STOPPING=1");
     }
 
     /// The server has stopped: says what peers had sent and did not get back, because they did not

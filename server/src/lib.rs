@@ -18,6 +18,7 @@ pub mod failure;
 pub mod inetd;
 pub mod inherited;
 pub mod listener;
+pub mod manager;
 pub mod models;
 pub mod signals;
 pub mod socket;

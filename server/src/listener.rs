@@ -1,4 +1,4 @@
-//! The listening socket: options, bind, listen.
+//! The listening socket: options, bind, listen; or one that a service manager has opened for us.
 //!
 //! Made with the calls themselves, because std and mio fix both `SO_REUSEADDR` and the backlog.
 
@@ -11,12 +11,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr, TcpCongestion, TcpNoDelay};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
-    listen, setsockopt, socket,
+    getsockopt, listen, setsockopt, socket, sockopt,
 };
 use tcpecho_common::{Mistake, calls, defaults};
 
 use crate::cli::Config;
 use crate::failure::Failure;
+use crate::inherited;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -44,6 +45,38 @@ impl Listener {
             (Some(name), Errno::ENOENT | Errno::EPERM) => no_congestion_control(name, errno),
             _ => refused(address, errno),
         })
+    }
+
+    /// Takes the socket that was passed to us, with the backlog it has. Errors: it is not one that
+    /// TCP clients can be accepted on, or the command line wants another.
+    pub fn passed(fd: OwnedFd, config: &Config) -> Result<Self, Failure> {
+        if config.port.is_some() || config.bind.is_some() {
+            let what = "--port and --bind contradict the listening socket that was passed to us";
+            return Err(Failure::plain(what).hint("leave them out, or unset LISTEN_FDS"));
+        }
+        let unfit = |why: &str| {
+            Failure::plain(format!(
+                "the socket that was passed to us as descriptor 3 (LISTEN_FDS) {why}"
+            ))
+        };
+        match (getsockopt(&fd, sockopt::SockType), bound(&fd)) {
+            (Err(errno), _) => Err(Failure::new("descriptor 3, passed by LISTEN_FDS", errno)),
+            (Ok(SockType::Stream), Some(address)) => {
+                if getsockopt(&fd, sockopt::AcceptConn) != Ok(true) {
+                    return Err(unfit("does not listen, perhaps it is a connection").hint(
+                        "with Accept=yes say --inetd and StandardInput=socket, with \
+                         systemd-socket-activate -a say --inetd twice",
+                    ));
+                }
+                inherited::do_block(&fd);
+                // As for our own; a socket without it serves as well.
+                let _ = setsockopt(&fd, TcpNoDelay, &true);
+                Ok(Self { fd, address })
+            }
+            _ => Err(unfit("is not one for TCP").hint(
+                "ListenStream= with a port: a path means a local socket, ListenDatagram= UDP",
+            )),
+        }
     }
 
     /// The address it is bound to, with the port the kernel chose.

@@ -8,7 +8,7 @@ use tcpechod::counters::Counters;
 use tcpechod::failure::Failure;
 use tcpechod::listener::Listener;
 use tcpechod::models::{self, Server};
-use tcpechod::{inetd, signals};
+use tcpechod::{inetd, manager, signals};
 
 fn main() -> Exit {
     let is_inetd = std::env::args_os().any(|word| word == "--inetd");
@@ -29,16 +29,20 @@ fn main() -> Exit {
 }
 
 fn run(mut config: Config) -> Result<(), Failure> {
-    // What was opened for us comes first: nothing of ours may get its number.
+    // In both cases what was opened for us comes first: nothing of ours may get its number.
     if let Some(handed) = config.inetd {
         let counters = inetd::take(handed)?;
         start_logs(&config, "inetd")?;
         return inetd::serve(&config, handed.nth, counters);
     }
+    let passed = manager::take()?;
     models::prepare(&mut config)?;
     start_logs(&config, config.model.name())?;
     raise_descriptor_limit();
-    let listener = Listener::open(&config)?;
+    let listener = match passed {
+        Some(socket) => Listener::passed(socket, &config)?,
+        None => Listener::open(&config)?,
+    };
     let counters = Counters::shared()?;
     signals::install(models::wake(config.model), config.sigpipe)?;
     models::serve(Server {

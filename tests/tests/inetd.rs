@@ -1,12 +1,14 @@
 //! Servers that somebody else has opened something for: `--inetd`, whose connection is descriptor 0;
-//! `--model exec`, which starts such servers itself.
+//! `--model exec`, which starts such servers itself; a listening socket passed by a service
+//! manager (`LISTEN_FDS`), and what that is told (`NOTIFY_SOCKET`).
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{self as local, UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -17,11 +19,17 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::pipe2;
 use tcpecho_lab::binaries;
-use tcpecho_lab::contestant::EXEC;
+use tcpecho_lab::contestant::{Contestant, EXEC};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::peer::{PATIENCE, Peer};
-use tcpecho_lab::server::{Launched, Server, Target};
+use tcpecho_lab::promised;
+use tcpecho_lab::server::{Launched, Server, ServerProcess, Target};
 use tcpecho_lab::wait::eventually;
+
+promised! { by every model:
+    a_listening_socket_that_was_passed_is_served
+    the_manager_is_told_when_it_is_ready_and_when_it_stops
+}
 
 const LONG_GRACE: [&str; 3] = ["--inetd", "--grace", "60s"];
 
@@ -378,6 +386,159 @@ fn the_program_gets_no_descriptor_that_is_not_meant_for_it() -> anyhow::Result<(
     Ok(())
 }
 
+// -- Service managers ---------------------------------------------------------------------------
+
+/// As systemd starts it, `$$` being its pid; the socket comes as descriptor 0 and goes to 3.
+const MANAGER: &str = r#"exec 3<&0 < /dev/null; export LISTEN_PID=$$ LISTEN_FDS; exec "$@""#;
+
+fn managed(server: Server, socket: Target, passed: u32) -> Server {
+    server
+        .stdin_from(socket)
+        .env("LISTEN_FDS", passed.to_string())
+        .under(&["sh", "-c", MANAGER, "sh"])
+}
+
+fn a_listening_socket_that_was_passed_is_served(contestant: &Contestant) -> anyhow::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    // As it may come.
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    // Whoever comes before the server is there waits in the queue.
+    let mut early = Peer::connect(address)?;
+    early.send(b"early")?;
+    let socket = file(listener);
+    let start = || {
+        let mut args = vec!["-v", "--model", contestant.model.name()];
+        args.extend(contestant.flags);
+        let server = managed(Server::with_args(args), socket.clone(), 1);
+        // Nothing of it is for those that a server starts.
+        server.env("LISTEN_FDNAMES", "echo").start()
+    };
+    let server = start()?;
+    ensure!(server.address() == address, "{server}");
+    early.expect(b"early")?;
+    early.half_close()?;
+    early.expect_fin()?;
+    let mut peer = Peer::connect(address)?;
+    peer.echo(b"hello\n")?;
+    for process in processes::tree(server.pid()) {
+        let variables = fs::read(format!("/proc/{}/environ", process.pid))?;
+        let variables = String::from_utf8_lossy(&variables).into_owned();
+        ensure!(
+            process.pid == server.pid()
+                || contestant.model != EXEC.model
+                || !variables.contains("LISTEN_"),
+            "{variables:?}"
+        );
+    }
+    peer.half_close()?;
+    peer.expect_fin()?;
+    sleeps(server.pid())?;
+    stop(&server)?;
+    // The socket is the manager's: it stays, and the next server gets whoever has come meanwhile.
+    let mut between = Peer::connect(address)?;
+    between.send(b"between")?;
+    let server = start()?;
+    between.expect(b"between")?;
+    drop(between);
+    stop(&server)
+}
+
+#[test]
+fn a_socket_that_was_passed_to_somebody_else_is_not_ours() -> anyhow::Result<()> {
+    let server = Server::with_args(["0"])
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDS", "1")
+        .start()?;
+    Peer::connect(server.address())?.echo(b"hello\n")
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_refused_with_a_way_out() -> anyhow::Result<()> {
+    let path = scratch("socket")?;
+    let (_peer, connection) = connection()?;
+    let listener = || anyhow::Ok(file(TcpListener::bind("127.0.0.1:0")?));
+    for (line, socket, passed, named) in [
+        ("", listener()?, 2, "ListenStream="),
+        ("", connection, 1, "--inetd"),
+        ("", file(UdpSocket::bind("127.0.0.1:0")?), 1, "UDP"),
+        ("", file(UnixListener::bind(&path)?), 1, "a path means"),
+        ("", file(fs::File::open("/dev/null")?), 1, "ENOTSOCK"),
+        ("", Target::Closed, 1, "EBADF"),
+        ("0", listener()?, 1, "LISTEN_FDS"),
+        ("--port 8990", listener()?, 1, "--port"),
+        ("--bind ::1", listener()?, 1, "--bind"),
+    ] {
+        let server = Server::with_args(line.split_whitespace());
+        let server = match socket {
+            Target::Closed => server.env("LISTEN_FDS", "1").under(&[
+                "sh",
+                "-c",
+                "export LISTEN_PID=$$; exec 3<&- \"$@\"",
+                "sh",
+            ]),
+            socket @ Target::File(_) => managed(server, socket, passed),
+        };
+        refused(&server.launch()?, named).context(named)?;
+    }
+    Ok(())
+}
+
+fn the_manager_is_told_when_it_is_ready_and_when_it_stops(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    let name = format!("tcpecho-lab-{}-{}", std::process::id(), contestant.model);
+    let hidden = local::SocketAddr::from_abstract_name(&name)?;
+    let path = scratch(&format!("notify-{}", contestant.model))?;
+    for (manager, place) in [
+        (UnixDatagram::bind_addr(&hidden)?, format!("@{name}")),
+        (UnixDatagram::bind(&path)?, path.display().to_string()),
+    ] {
+        manager.set_read_timeout(Some(PATIENCE))?;
+        let told = || {
+            let mut buffer = [0; 1000];
+            let n = manager.recv(&mut buffer).context("word from the server")?;
+            anyhow::Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
+        };
+        let server = contestant.server().env("NOTIFY_SOCKET", &place).start()?;
+        ensure!(told()? == "READY=1", "{server}");
+        // Who has been told so can connect; a child has nothing to tell.
+        let mut peer = Peer::connect(server.address())?;
+        peer.echo(b"hello\n")?;
+        peer.half_close()?;
+        peer.expect_fin()?;
+        server.signal(Signal::SIGTERM)?;
+        ensure!(told()? == "STOPPING=1", "{server}");
+        let status = server.wait(PATIENCE)?;
+        ensure!(status.success(), "{status}\n{server}");
+        manager.set_nonblocking(true)?;
+        ensure!(told().is_err(), "it says more\n{server}");
+        ensure!(server.stderr().is_empty(), "{server}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_manager_that_cannot_be_told_is_worth_a_warning() -> anyhow::Result<()> {
+    for (place, named) in [
+        ("/nowhere/at/all", "ENOENT"),
+        ("@tcpecho-lab-nobody", "ECONNREFUSED"),
+        ("relative", "EAFNOSUPPORT"),
+        ("vsock:2:1234", "EAFNOSUPPORT"),
+    ] {
+        let server = Server::with_args(["0"])
+            .env("NOTIFY_SOCKET", place)
+            .start()?;
+        Peer::connect(server.address())?.echo(b"hello\n")?;
+        let said = server.stderr();
+        ensure!(said.lines().count() == 1, "{server}");
+        for part in ["WARN", "READY=1", place, named] {
+            ensure!(said.contains(part), "{part:?} is not mentioned\n{server}");
+        }
+    }
+    Ok(())
+}
+
 // -- Helpers ------------------------------------------------------------------------------------
 
 /// It has nothing to do, and sleeps: who asks again and again never does.
@@ -433,5 +594,12 @@ fn refused(server: &Launched, named: &str) -> anyhow::Result<()> {
     );
     ensure!(said.contains(named), "{named:?} is not mentioned\n{server}");
     ensure!(server.stdout().is_empty(), "{server}");
+    Ok(())
+}
+
+fn stop(server: &ServerProcess) -> anyhow::Result<()> {
+    server.signal(Signal::SIGTERM)?;
+    let status = server.wait(PATIENCE)?;
+    ensure!(status.success(), "{status}\n{server}");
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::cli::Config;
 use crate::counters::Counters;
 use crate::failure::Failure;
 use crate::listener::Listener;
+use crate::manager;
 use crate::signals::Wake;
 
 /// What every model is given.
@@ -30,7 +31,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Prints the ready line; each model does, once it has everything it needs to accept. A stdout
+    /// Prints the ready line, and tells the service manager; each model does, once it has everything it needs to accept. A stdout
     /// that nobody reads is no reason not to serve.
     fn announce(&self) {
         let ready = Ready {
@@ -44,6 +45,7 @@ impl Server {
             log::warn!("the ready line could not be printed: {errno}");
         }
         log::info!("{ready}");
+        manager::tell("READY=1");
     }
 }
 
