@@ -10,6 +10,7 @@ pub mod children;
 pub mod cli;
 pub mod conn;
 pub mod counters;
+pub mod crew;
 pub mod door;
 pub mod echo;
 pub mod end;

@@ -14,14 +14,12 @@
 //! Signals go to the main thread. To stop a thread that is blocked in read or write, it is
 //! interrupted again and again until it has noticed (see [`signals`]).
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Instant;
 
-use nix::libc;
 use tcpecho_common::{Mistake, calls};
 
 use super::Server;
@@ -29,12 +27,10 @@ use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
 use crate::children;
 use crate::cli::Config;
 use crate::counters::{Counters, Live, log_status};
+use crate::crew::{Crew, Member, STACK};
 use crate::echo::{Policy, echo};
 use crate::failure::Failure;
 use crate::{signals, socket};
-
-/// Enough for echo() and a log line; the buffer is on the heap.
-const STACK: usize = 128 * 1024;
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
     server.announce();
@@ -141,127 +137,4 @@ fn stop(server: Server, crew: &Arc<Crew>) {
         crew.wait_for_all_to_leave(signals::TICK);
     }
     server.counters.stopped();
-}
-
-/// The threads that serve somebody.
-///
-/// They are not detached but joined, by those that leave later: pthread_detach(3) looks at the
-/// thread a last time after it has let go of it, and if the thread has ended meanwhile and its
-/// stack has been given back, that is a crash (glibc 2.36; rare, for it keeps 40 MiB of stacks).
-#[derive(Default)]
-struct Crew {
-    threads: Mutex<Threads>,
-    one_left: Condvar,
-    leaving: Mutex<Vec<JoinHandle<()>>>,
-}
-
-type Threads = HashMap<u64, Place>;
-
-/// What is known of a thread; both come some time after it has been started.
-#[derive(Default)]
-struct Place {
-    itself: Option<libc::pthread_t>,
-    handle: Option<JoinHandle<()>>,
-}
-
-impl Crew {
-    fn join(self: &Arc<Self>, nth: u64) -> Member {
-        self.lock().insert(nth, Place::default());
-        Member {
-            crew: Arc::clone(self),
-            nth,
-        }
-    }
-
-    /// The thread of this member has been started.
-    fn keep(&self, nth: u64, handle: JoinHandle<()>) {
-        if let Some(place) = self.lock().get_mut(&nth) {
-            place.handle = Some(handle);
-            return;
-        }
-        // It has left already.
-        join(handle);
-    }
-
-    fn count(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Interrupts the blocked calls of all. Returns how many there are.
-    fn interrupt(&self) -> usize {
-        let threads = self.lock();
-        // A thread that is in the table has not ended: it leaves under this lock.
-        threads
-            .values()
-            .filter_map(|place| place.itself)
-            .for_each(signals::interrupt);
-        threads.len()
-    }
-
-    /// Waits for a thread to leave, but not for long: a signal does not end this wait.
-    fn wait_for_one_to_leave(&self, at_most: Duration) {
-        let threads = self.lock();
-        drop(self.one_left.wait_timeout(threads, at_most));
-    }
-
-    /// Waits for all to leave, but not for long. To interrupt the others whenever one leaves would be
-    /// quadratic, under the lock that the leaving wait for: 4,000 threads took 10 s to stop.
-    fn wait_for_all_to_leave(&self, at_most: Duration) {
-        let threads = self.lock();
-        let some_left = |threads: &mut Threads| !threads.is_empty();
-        drop(
-            self.one_left
-                .wait_timeout_while(threads, at_most, some_left),
-        );
-    }
-
-    /// Of a thread that leaves: joins those that have come to their end, and is joined later. It
-    /// does not wait for those that are still leaving: they do the same, and all would queue up.
-    fn leave(&self, handle: JoinHandle<()>) {
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ended, mut others): (Vec<_>, Vec<_>) = std::mem::take(&mut *leaving)
-            .into_iter()
-            .partition(JoinHandle::is_finished);
-        others.push(handle);
-        *leaving = others;
-        drop(leaving);
-        ended.into_iter().for_each(join);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Threads> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// For threads that are about to end.
-fn join(handle: JoinHandle<()>) {
-    // A panic has been told by the one that panicked.
-    let _ = handle.join();
-}
-
-/// One thread's place in the crew, left when it is dropped: also by a panic, and also when the
-/// thread could not be created.
-struct Member {
-    crew: Arc<Crew>,
-    nth: u64,
-}
-
-impl Member {
-    /// Called by the thread itself.
-    fn can_be_interrupted(&self) {
-        if let Some(place) = self.crew.lock().get_mut(&self.nth) {
-            place.itself = Some(signals::this_thread());
-        }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let place = self.crew.lock().remove(&self.nth);
-        self.crew.one_left.notify_one();
-        // If it has not been kept yet, the one who comes to keep it joins it.
-        if let Some(handle) = place.and_then(|place| place.handle) {
-            self.crew.leave(handle);
-        }
-    }
 }
