@@ -19,14 +19,12 @@ pub enum Model {
     Exec,
 
     /// --workers processes, forked in advance, each in accept (UNP 30.6-30.8); client N+1 waits
-    #[value(skip)]
     Prefork,
 
     /// A thread per client (UNP 26.4)
     Thread,
 
     /// --workers threads, created in advance, each in accept (UNP 30.11); client N+1 waits
-    #[value(skip)]
     ThreadPool,
 
     /// All clients in one thread, waiting for readiness with select (UNP 6.8); descriptors below 1024 only

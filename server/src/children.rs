@@ -40,6 +40,16 @@ impl Children {
         self.alive.len()
     }
 
+    /// Is this one of them?
+    pub fn contains(&self, pid: Pid) -> bool {
+        self.alive.contains(&pid)
+    }
+
+    /// Tells all children to stop.
+    pub fn tell_to_stop(&self) {
+        self.signal(Signal::SIGTERM);
+    }
+
     /// Children waited for, so far.
     pub fn reaped(&self) -> u64 {
         self.reaped
@@ -61,7 +71,7 @@ impl Children {
     /// second SIGTERM `now` tells them to reset what is stuck; those that have not ended then are
     /// killed. Returns how many had to be.
     pub fn end(&mut self, grace: Duration, now: &AtomicBool) -> usize {
-        self.signal(Signal::SIGTERM);
+        self.tell_to_stop();
         let grace_ends = signals::deadline(grace).unwrap_or_else(Instant::now);
         let mut deadline = None;
         // The timer of a stopping server interrupts this wait, so the clock is looked at.

@@ -62,6 +62,9 @@ pub struct Cli {
     /// Congestion control of the connections, such as cubic [default: net.ipv4.tcp_congestion_control]
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     congestion: Option<String>,
+    /// Of the workers of prefork, only one at a time is in accept: the one that holds a file lock (UNP 30.7)
+    #[arg(long)]
+    accept_lock: bool,
 
     /// Close a connection on which no byte has moved either way for this long, give or take an eighth [default: never]
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
@@ -164,6 +167,8 @@ pub struct Config {
     pub sigpipe: Sigpipe,
     /// How many processes, threads or reactors; 1 where the model has none to speak of.
     pub workers: usize,
+    /// Do workers take turns in accept?
+    pub accept_lock: bool,
     /// The mistake to commit.
     pub mistake: Option<Mistake>,
     /// Where records of system calls go.
@@ -199,6 +204,7 @@ impl Config {
             backlog: _,
             max_connections: _,
             workers: _,
+            accept_lock: _,
             spin: _,
             // Of the listener, and inherited by what it accepts.
             congestion: _,
@@ -245,6 +251,7 @@ impl Cli {
             grace: self.grace,
             sigpipe: self.sigpipe,
             workers: workers.or(model.default_workers()).unwrap_or(1),
+            accept_lock: self.accept_lock,
             mistake: self.mistake,
             events_fd: self.events_fd,
             verbosity: self.verbosity,
@@ -273,6 +280,17 @@ impl Cli {
             return Err(format!(
                 "--spin makes no sense with --model {model}, which does not wait for readiness: add --model {}",
                 names(spins)
+            ));
+        }
+        if model.serves() == Serves::Workers && self.max_connections.is_some() {
+            return Err(format!(
+                "--max-connections makes no sense with --model {model}, which serves as many as it has workers: add --workers N instead"
+            ));
+        }
+        if self.accept_lock && model != Model::Prefork {
+            return Err(format!(
+                "--accept-lock makes no sense with --model {model}: add --model {}",
+                names(|model| model == Model::Prefork)
             ));
         }
         if let Some(mistake) = self
@@ -373,6 +391,8 @@ mod tests {
             "--model iterative --max-connections 3",
             "--mistake no-reaper",
             "--model thread --mistake wait-once",
+            "--model prefork --max-connections 3",
+            "--model thread-pool --accept-lock",
             "--backlog 4097",
             "--max-connections 0",
             "--idle-timeout 0",

@@ -21,6 +21,7 @@ use tcpecho_common::{Model, defaults, logging};
 
 use crate::failure::Failure;
 use crate::manager;
+use crate::pool::Scoreboard;
 
 /// One per worker; connections of models without workers share them.
 const SLOTS: usize = defaults::MAX_WORKERS;
@@ -39,6 +40,8 @@ pub struct Counters {
     pub discarded: AtomicU64,
     /// Not a counter: the parent tells its children that the grace is over.
     pub now: AtomicBool,
+    /// Not a counter either: what the workers of a pool are doing.
+    pub scoreboard: Scoreboard,
     lost_before_stop: AtomicU64,
     tallies: [Tally; SLOTS],
 }
@@ -69,9 +72,22 @@ impl Tally {
         self.echoed.fetch_add(bytes as u64, Relaxed);
     }
 
+    /// Whoever read these bytes is gone: what it has not written is lost.
+    pub fn give_up(&self) {
+        self.lost(self.bytes().pending());
+    }
+
     /// These bytes had been read when the connection ended, and were never written.
     pub fn lost(&self, bytes: u64) {
         self.lost.fetch_add(bytes, Relaxed);
+    }
+
+    fn bytes(&self) -> Bytes {
+        Bytes {
+            received: self.received.load(Relaxed),
+            echoed: self.echoed.load(Relaxed),
+            lost: self.lost.load(Relaxed),
+        }
     }
 }
 
@@ -142,11 +158,7 @@ impl Counters {
     pub fn bytes(&self) -> Bytes {
         self.tallies
             .iter()
-            .fold(Bytes::default(), |sum, tally| Bytes {
-                received: sum.received + tally.received.load(Relaxed),
-                echoed: sum.echoed + tally.echoed.load(Relaxed),
-                lost: sum.lost + tally.lost.load(Relaxed),
-            })
+            .fold(Bytes::default(), |sum, tally| sum + tally.bytes())
     }
 
     /// The server begins to stop.

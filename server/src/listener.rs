@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::{Ipv6V6Only, ReuseAddr, TcpCongestion, TcpNoDelay};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, getsockname,
-    getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind,
+    getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 use tcpecho_common::{Mistake, calls, defaults};
 
@@ -94,6 +94,16 @@ impl Listener {
     /// Stops listening: the port is free, connections still queued are reset.
     pub fn close(self) {
         calls::close(self.fd);
+    }
+
+    /// Stops listening, whoever has a descriptor of it: close(2) gives back one, shutdown(2) ends
+    /// the socket. Connections still queued are reset; a blocked accept returns EINVAL.
+    pub fn shut_down(&self) {
+        let fd = self.fd.as_raw_fd();
+        let down = calls::at_once("shutdown", fd, || shutdown(fd, Shutdown::Both));
+        if let Err(errno) = down {
+            log::error!("cannot stop listening: {errno}");
+        }
     }
 
     /// In a forked child: closes the child's copy. The child leaves without running destructors.

@@ -28,11 +28,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::poll::{PollTimeout, poll};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{
-    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, pthread_sigmask, raise,
+    sigaction,
 };
-use nix::unistd::{pipe2, read};
-use tcpecho_common::sink;
+use nix::unistd::{Pid, getppid, pipe2, read};
+use tcpecho_common::{calls, sink};
 
 use crate::cli::Sigpipe;
 use crate::failure::Failure;
@@ -212,6 +215,23 @@ pub fn drain_pipe() {
     }
 }
 
+/// Waits for a signal, for whoever has nothing else to do; not longer than `at_most`.
+pub fn wait(at_most: Option<Duration>) {
+    let timeout = at_most.map_or(PollTimeout::NONE, |time| {
+        // Rounded up, so that it is over when it ends.
+        let milliseconds = time.as_millis().saturating_add(1);
+        PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
+    });
+    // EINTR is what it waits for.
+    let _ = calls::may_block("poll", -1, || poll(&mut [], timeout));
+}
+
+/// Of a worker thread: makes the main thread look, as the end of a child does.
+pub fn wake_main_thread() {
+    // We may send ourselves any signal.
+    let _ = kill(Pid::this(), Signal::SIGCHLD);
+}
+
 /// Keeps signals away from a worker thread, which has no business with them; SIGALRM stays, with
 /// it the main thread interrupts the worker's blocked call ([`interrupt`]).
 pub fn leave_to_main_thread() {
@@ -285,6 +305,18 @@ pub fn hand_on() {
         let _ = dispose(signal, SigHandler::SigIgn);
     }
     let _ = dispose(Signal::SIGPIPE, SigHandler::SigDfl);
+}
+
+/// In a forked child that shall not outlive its parent: from now on the parent's end, whatever
+/// brings it about, is a SIGTERM for the child. A pipe that ends with the parent would do for a
+/// loop that polls; who is blocked in accept or read has to be interrupted.
+pub fn end_with_parent(parent: Pid) {
+    // It fails for a wrong argument only.
+    let _ = set_pdeathsig(Signal::SIGTERM);
+    if getppid() != parent {
+        // It has ended meanwhile.
+        let _ = raise(Signal::SIGTERM);
+    }
 }
 
 /// The signals of the table.

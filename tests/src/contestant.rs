@@ -1,6 +1,7 @@
 //! Who must keep the promises: every model, some of them with flags that send it down another path.
 
 use tcpecho_common::Model;
+use tcpecho_common::model::Serves;
 
 use crate::server::Server;
 
@@ -32,6 +33,30 @@ pub const REACTOR_WITH_WORKERS: Contestant = Contestant {
     model: Model::Reactor,
     flags: &["--workers", "2"],
 };
+/// Processes forked in advance.
+pub const PREFORK: Contestant = Contestant::plain(Model::Prefork);
+/// Threads created in advance.
+pub const THREAD_POOL: Contestant = Contestant::plain(Model::ThreadPool);
+/// Workers that take turns in accept.
+pub const PREFORK_WITH_ACCEPT_LOCK: Contestant = Contestant {
+    model: Model::Prefork,
+    flags: &["--accept-lock"],
+};
+/// Enough workers for the clients of any test that is not about thousands.
+pub const PREFORK_WITH_MANY_WORKERS: Contestant = Contestant {
+    model: Model::Prefork,
+    flags: &["--workers", "64"],
+};
+/// The same, and only one of them in accept.
+pub const PREFORK_WITH_MANY_WORKERS_AND_ACCEPT_LOCK: Contestant = Contestant {
+    model: Model::Prefork,
+    flags: &["--workers", "64", "--accept-lock"],
+};
+/// As many threads.
+pub const THREAD_POOL_WITH_MANY_WORKERS: Contestant = Contestant {
+    model: Model::ThreadPool,
+    flags: &["--workers", "64"],
+};
 /// Reads and writes that time out (`SO_RCVTIMEO`), so that calls return EAGAIN now and then.
 pub const THREAD_WITH_IDLE_TIMEOUT: Contestant = Contestant {
     model: Model::Thread,
@@ -48,7 +73,10 @@ pub const ALL: &[Contestant] = &[
     ITERATIVE,
     FORK,
     EXEC,
+    PREFORK,
+    PREFORK_WITH_ACCEPT_LOCK,
     THREAD,
+    THREAD_POOL,
     SELECT,
     POLL,
     REACTOR,
@@ -68,7 +96,10 @@ macro_rules! promised {
         iterative ITERATIVE,
         fork FORK,
         exec EXEC,
+        prefork PREFORK,
+        prefork_with_accept_lock PREFORK_WITH_ACCEPT_LOCK,
         thread THREAD,
+        thread_pool THREAD_POOL,
         select SELECT,
         poll POLL,
         reactor REACTOR,
@@ -80,7 +111,9 @@ macro_rules! promised {
         iterative ITERATIVE,
         fork FORK,
         exec EXEC,
+        prefork PREFORK,
         thread THREAD,
+        thread_pool THREAD_POOL,
         select SELECT,
         poll POLL,
         reactor REACTOR,
@@ -89,7 +122,10 @@ macro_rules! promised {
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
         exec EXEC,
+        prefork_with_many_workers PREFORK_WITH_MANY_WORKERS,
+        prefork_with_many_workers_and_accept_lock PREFORK_WITH_MANY_WORKERS_AND_ACCEPT_LOCK,
         thread THREAD,
+        thread_pool_with_many_workers THREAD_POOL_WITH_MANY_WORKERS,
         select SELECT,
         poll POLL,
         reactor REACTOR,
@@ -119,6 +155,16 @@ impl Contestant {
     pub fn server(&self) -> Server {
         let server = Server::model(self.model);
         self.flags.iter().copied().fold(server, Server::arg)
+    }
+
+    /// The same, serving no more than this many at a time: a pool has so many workers, the others are
+    /// told not to accept more.
+    pub fn capped(&self, at: usize) -> Server {
+        let flag = match self.model.serves() {
+            Serves::Workers => "--workers",
+            Serves::One | Serves::All => "--max-connections",
+        };
+        self.server().arg(flag).arg(at.to_string())
     }
 
     /// The same, telling the life of its connections: for tests that are not about thousands.

@@ -249,8 +249,7 @@ fn the_iterative_server_answers_the_second_when_the_first_has_left() -> anyhow::
 }
 
 fn no_more_are_accepted_than_max_connections(contestant: &Contestant) -> anyhow::Result<()> {
-    let capped = contestant.talkative().arg("--max-connections").arg("3");
-    with(capped, |server| {
+    with(contestant.capped(3).arg("-v"), |server| {
         let mut served = connect(server.address(), 3)?;
         for peer in &mut served {
             peer.echo(b"served")?;
@@ -283,8 +282,7 @@ fn no_more_are_accepted_than_max_connections(contestant: &Contestant) -> anyhow:
 
 /// Whoever was left in the queue while the server was full must not be forgotten there.
 fn a_full_server_serves_everybody_in_turn(contestant: &Contestant) -> anyhow::Result<()> {
-    let capped = contestant.server().arg("--max-connections").arg("2");
-    with(capped, |server| {
+    with(contestant.capped(2), |server| {
         let address = server.address();
         in_threads(8, move |_| {
             for round in 0..25 {

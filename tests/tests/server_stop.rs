@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tcpecho_common::Mistake;
 use tcpecho_common::model::{Serves, Unit};
+use tcpecho_common::{Mistake, Model};
 use tcpecho_lab::contestant::Contestant;
 use tcpecho_lab::observe::processes::{self, Process};
 use tcpecho_lab::observe::sock_diag::SockDiag;
@@ -312,12 +312,14 @@ fn what_the_parent_did_to_signals_does_not_matter(contestant: &Contestant) -> an
         .blocking(Signal::SIGUSR1)
         .blocking(Signal::SIGALRM);
     stopped(server, |server| {
+        // The workers of a pool are there before the first client.
+        let at_rest = processes::children(server.pid()).len();
         for _ in 0..3 {
             let mut peer = Peer::connect(server.address())?;
             peer.echo(b"served")?;
             peer.half_close()?;
             peer.expect_fin()?;
-            wait_for_children(server, 0)?;
+            wait_for_children(server, at_rest)?;
         }
         let mut idle = Peer::connect(server.address())?;
         idle.echo(b"served")?;
@@ -396,6 +398,10 @@ fn after_sigkill_the_port_is_free(contestant: &Contestant) -> anyhow::Result<()>
     peer.echo(b"connected")?;
     server.signal(Signal::SIGKILL)?;
     server.wait(PATIENCE)?;
+    if contestant.model == Model::Prefork {
+        // Workers listen, too, and their end comes after that of their parent.
+        wait_until_refused(&server)?;
+    }
     let again = contestant
         .talkative()
         .args(place)

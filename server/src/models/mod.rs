@@ -4,9 +4,11 @@ mod exec;
 mod fork;
 mod iterative;
 mod poll;
+mod prefork;
 mod reactor;
 mod select;
 mod thread;
+mod thread_pool;
 
 use nix::libc::STDOUT_FILENO;
 use tcpecho_common::Model;
@@ -57,9 +59,9 @@ pub fn serve(server: Server) -> Result<(), Failure> {
         Model::Iterative => iterative::serve(server),
         Model::Fork => fork::serve(server),
         Model::Exec => exec::serve(server),
-        Model::Prefork => unreachable!("not on the command line yet"),
+        Model::Prefork => prefork::serve(&server),
         Model::Thread => thread::serve(server),
-        Model::ThreadPool => unreachable!("not on the command line yet"),
+        Model::ThreadPool => thread_pool::serve(server),
         Model::Select => select::serve(server),
         Model::Poll => poll::serve(server),
         Model::Reactor => reactor::serve(server),
