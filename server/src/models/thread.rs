@@ -119,11 +119,14 @@ fn stop(server: Server, crew: &Arc<Crew>) {
     server.counters.stopping();
     server.listener.do_not_block();
     while signals::in_time(server.config.grace) {
+        // Asked before: if the last of them has left meanwhile, there is room now.
+        let somebody_leaves = crew.count() > 0;
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => start_thread(&server, crew, stream, peer),
             Err(Refusal::Interrupted | Refusal::Lost) => {}
             // Those that are owed nothing leave at once, and make room.
-            Err(Refusal::Exhausted(_)) if crew.interrupt() > 0 => {
+            Err(Refusal::Exhausted(_)) if somebody_leaves => {
+                crew.interrupt();
                 crew.wait_for_one_to_leave(signals::TICK);
             }
             Err(_) => break,
