@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 use tcpecho_common::defaults;
 
+use crate::accept;
 use crate::counters::{Counters, Tally};
 
 /// What each worker is doing, and what has been said about all of them.
@@ -33,6 +34,9 @@ const RESTS: u8 = 3;
 
 /// Lines about accepting that rests are no closer together than this.
 const BETWEEN_LINES: Duration = Duration::from_secs(1);
+
+/// Whatever the size of the pool, a worker tries again after this.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 impl Scoreboard {
     /// Why the server cannot go on, if a worker has found the listening socket unusable.
@@ -91,10 +95,17 @@ impl Worker {
         self.counters.closed.fetch_add(1, SeqCst);
     }
 
-    /// It cannot accept for now, for want of descriptors or memory; so says, once per episode, the
-    /// last one that could. While others accept, nobody waits.
-    pub fn rests(&self, errno: Errno) {
+    /// It cannot accept for now, for want of descriptors or memory. Returns how long it shall rest:
+    /// longer the more others do, so that all together they try no more often than one would.
+    pub fn rests(&self, errno: Errno) -> Duration {
         self.becomes(RESTS);
+        self.tell_if_nobody_accepts(errno);
+        let resting = self.board().count(RESTS).max(1);
+        (accept::PAUSE * resting as u32).min(LONGEST_REST)
+    }
+
+    /// While others accept, no client waits: once per episode, so says the last one that could.
+    fn tell_if_nobody_accepts(&self, errno: Errno) {
         let board = self.board();
         let told_at = board.told_at.load(SeqCst);
         let soon = told_at > 0 && now() - told_at < BETWEEN_LINES.as_millis() as u64;
@@ -182,9 +193,9 @@ mod tests {
         let told = || counters.scoreboard.told.load(SeqCst);
         let workers = [0, 1, 2].map(|number| Worker::new(number, counters));
         workers[0].serves();
-        workers[1].rests(Errno::ENFILE);
+        assert_eq!(workers[1].rests(Errno::ENFILE), accept::PAUSE);
         assert!(!told(), "worker 2 accepts");
-        workers[2].rests(Errno::ENFILE);
+        assert_eq!(workers[2].rests(Errno::ENFILE), accept::PAUSE * 2);
         assert!(told());
         workers[1].tries_again();
         workers[1].serves();

@@ -200,8 +200,7 @@ impl<'a> Pool<'a> {
                 }
                 Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
                 Err(Refusal::Exhausted(errno)) => {
-                    worker.rests(errno);
-                    accept::pause();
+                    signals::wait(Some(worker.rests(errno)));
                     worker.tries_again();
                 }
                 // Its parent has stopped listening for all.

@@ -126,8 +126,7 @@ fn be_worker(server: &Server, worker: &Worker) {
             }
             Err(Refusal::Interrupted | Refusal::Lost | Refusal::Nobody) => {}
             Err(Refusal::Exhausted(errno)) => {
-                worker.rests(errno);
-                accept::pause();
+                signals::wait(Some(worker.rests(errno)));
                 worker.tries_again();
             }
             // The main thread has stopped listening.
@@ -163,6 +162,8 @@ fn stop(server: &Arc<Server>, crew: &Arc<Crew>) {
     server.listener.do_not_block();
     let mut nth = server.config.workers as u64;
     while signals::in_time(server.config.grace) {
+        // Asked before: if the last of them has left meanwhile, there is room now.
+        let somebody_leaves = crew.count() > 0;
         match accept(&server.listener, Blocking::Yes) {
             Ok((stream, peer)) => {
                 start_helper(server, crew, nth, stream, peer);
@@ -170,7 +171,8 @@ fn stop(server: &Arc<Server>, crew: &Arc<Crew>) {
             }
             Err(Refusal::Interrupted | Refusal::Lost) => {}
             // Those that are owed nothing leave at once, and make room.
-            Err(Refusal::Exhausted(_)) if crew.interrupt() > 0 => {
+            Err(Refusal::Exhausted(_)) if somebody_leaves => {
+                crew.interrupt();
                 crew.wait_for_one_to_leave(signals::TICK);
             }
             Err(_) => break,
