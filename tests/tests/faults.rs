@@ -45,7 +45,9 @@ macro_rules! all {
             iterative
             fork
             exec
+            prefork
             thread
+            thread_pool
             select
             poll
             reactor
@@ -93,8 +95,8 @@ claims! {
     accepting_rests_while_enobufs_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENOBUFS): all;
     accepting_rests_while_it_is_forbidden = while_it_lasts_clients_wait_and_cost_nothing(Errno::EPERM): all;
     accepting_rests_at_the_limit_of_descriptors = at_the_limit_clients_wait_and_cost_nothing(): all;
-    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread select poll reactor);
-    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread select poll reactor);
+    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread thread_pool select poll reactor);
+    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread thread_pool select poll reactor);
     a_small_limit_is_served_with_or_complained_about = at_any_limit_it_serves_or_says_why(): all;
 
     read_is_interrupted = an_interruption_is_not_noticed("read"): all;
@@ -108,10 +110,9 @@ claims! {
     write_fails_with_epipe = a_failure_ends_one_connection("write", Errno::EPIPE): all;
     write_fails_with_enobufs = a_failure_ends_one_connection("write", Errno::ENOBUFS): all;
 
-    wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork exec);
-    poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork exec);
+    wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork exec prefork);
+    poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork exec prefork thread_pool);
     the_loops_wait_is_interrupted = nobody_waits_longer_though_the_loop_is_interrupted(): (select poll reactor);
-
 
     fork_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (fork exec);
     fork_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (fork exec);
@@ -147,7 +148,7 @@ fn an_accept_that_fails_costs_no_client(model: Model, errno: Errno) {
     // client hit by it is in the hands of the next one.
     let once = errno == Errno::EAGAIN && model == Model::Reactor;
     let when = if once { "1" } else { "1+2" };
-    traced.inject(server.pid(), &[accept(errno, when)]);
+    traced.inject_each(&acceptors(model, server.pid()), &[accept(errno, when)]);
 
     let mut clients = vec![waiting(server.address(), "0")];
     traced.wait_for_the_first();
@@ -160,6 +161,8 @@ fn an_accept_that_fails_costs_no_client(model: Model, errno: Errno) {
     assert!(traced.injected() >= least, "too few accepts failed");
     let told = server.stderr();
     match errno {
+        // While one worker rests the next one accepts: there is nothing to say.
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS if model.serves() == Serves::Workers => {}
         Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS => {
             assert!(told.contains(&format!("{errno:?}")), "it says nothing");
         }
@@ -173,7 +176,7 @@ fn while_it_lasts_clients_wait_and_cost_nothing(model: Model, errno: Errno) {
     };
     let server = &traced.server;
     let mut old = bystander(model, server.address());
-    traced.inject(server.pid(), &[accept(errno, "1+")]);
+    traced.inject_each(&acceptors(model, server.pid()), &[accept(errno, "1+")]);
     let queued = ["a", "b", "c"].map(|name| waiting(server.address(), name));
     wait_for_line(server, RESTS);
     rests_cheaply(server);
@@ -202,12 +205,12 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
             old.push(client);
         }
     }
-    let limit = Limit::of(&server);
-    let descriptors = match model.unit() {
-        Unit::Process => 0,
+    let limit = Limit::of(model, &server);
+    let descriptors = match (model.unit(), model.serves()) {
+        (Unit::Process, Serves::All) => 0,
         _ => old.len(),
     };
-    limit.lower_to_what_is_in_use(descriptors);
+    limit.lower(descriptors, 0);
     let queued = ["4", "5", "6"].map(|name| waiting(server.address(), name));
     wait_for_line(&server, RESTS);
     rests_cheaply(&server);
@@ -234,8 +237,8 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
 /// Those that are owed nothing leave, and make room for those that are still in the queue.
 fn who_is_queued_at_the_limit_is_answered_at_sigterm(model: Model) {
     let server = start(Server::model(model).arg("--grace").arg("60s"));
+    Limit::of(model, &server).lower(0, 1);
     let first = served(server.address(), "first");
-    Limit::of(&server).lower_to_what_is_in_use(1);
     let queued = ["1", "2", "3"].map(|name| waiting(server.address(), name));
     if model.serves() != Serves::One {
         wait_for_line(&server, RESTS);
@@ -251,8 +254,8 @@ fn who_is_queued_at_the_limit_is_answered_at_sigterm(model: Model) {
 
 fn a_client_that_leaves_makes_room_for_the_next(model: Model) {
     let server = start(Server::model(model));
+    Limit::of(model, &server).lower(0, 1);
     let first = served(server.address(), "first");
-    Limit::of(&server).lower_to_what_is_in_use(1);
     let mut queued = waiting(server.address(), "queued");
     let mut behind = waiting(server.address(), "behind");
     wait_for_line(&server, RESTS);
@@ -333,6 +336,8 @@ fn hit(
     let victim = served(server.address(), "victim");
     let task = eventually("who serves the victim", DEADLINE, || match model.unit() {
         Unit::Neither => Some(server.pid()),
+        // Its workers have been there before.
+        _ if model.serves() == Serves::Workers => who_serves(server.pid(), &victim),
         _ => tasks(model, server.pid())
             .difference(&before)
             .next()
@@ -356,6 +361,17 @@ fn no_child_stays_a_zombie_though_wait_is_interrupted(model: Model) {
     };
     traced.inject(server.pid(), &[fault]);
     let clients = ["1", "2", "3"].map(|name| served(server.address(), name));
+    let workers = match model {
+        Model::Prefork => clients
+            .each_ref()
+            .map(|c| who_serves(server.pid(), c))
+            .to_vec(),
+        _ => vec![],
+    };
+    // The workers of a pool do not end with their clients.
+    for worker in workers.into_iter().flatten() {
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it serves");
+    }
     drop(clients);
     traced.wait_for_the_first();
     no_zombies(server);
@@ -374,7 +390,7 @@ fn a_pause_cut_short_is_only_short(model: Model) {
         when: "1+2",
     };
     let faults = [accept(Errno::EMFILE, "1+2"), interrupted];
-    traced.inject(server.pid(), &faults);
+    traced.inject_each(&acceptors(model, server.pid()), &faults);
     let clients = ["0", "1", "2", "3"].map(|name| waiting(server.address(), name));
     for (name, mut client) in (0..).zip(clients) {
         client.hears(&name.to_string());
@@ -443,7 +459,7 @@ fn who_cannot_be_served_is_told(model: Model, errno: Errno) {
 fn who_was_reset_in_the_queue_harms_nobody(model: Model) {
     let server = start(Server::model(model));
     let mut old = bystander(model, server.address());
-    stop(&server, &[server.pid()]);
+    server.freeze().expect("it runs");
     let reset_ten = || {
         for _ in 0..10 {
             waiting(server.address(), "gone").reset();
@@ -455,7 +471,7 @@ fn who_was_reset_in_the_queue_harms_nobody(model: Model) {
     queued.push(waiting(server.address(), "b"));
     reset_ten();
     queued.push(waiting(server.address(), "c"));
-    server.signal(Signal::SIGCONT).expect("it is stopped");
+    server.thaw().expect("it is stopped");
     for (mut client, name) in queued.into_iter().zip(["a", "b", "c"]) {
         client.hears(name);
     }
@@ -529,6 +545,38 @@ fn is_well(server: &ServerProcess, bystander: &mut Option<Peer>) {
     served(server.address(), "new");
 }
 
+/// The processes or threads that accept.
+fn acceptors(model: Model, pid: i32) -> Vec<i32> {
+    if model.serves() != Serves::Workers {
+        return vec![pid];
+    }
+    let mut workers = tasks(model, pid);
+    // The main thread of a pool only waits.
+    workers.remove(&pid);
+    workers.into_iter().collect()
+}
+
+/// The worker, a process or a thread, which has the connection of this client, or waits for it.
+fn who_serves(pid: i32, client: &Peer) -> Option<i32> {
+    let ours = sockets::connected_to(client.local()).ok()?;
+    let name = format!("socket:[{}]", ours.first()?.inode);
+    let descriptor = |pid| {
+        let descriptors = processes::descriptors(pid).ok()?;
+        let mut descriptors = descriptors.into_iter();
+        descriptors.find_map(|(fd, to)| (to == name).then_some(fd))
+    };
+    let Some(fd) = descriptor(pid) else {
+        let mut children = processes::children(pid).into_iter();
+        return children.find_map(|child| descriptor(child.pid).map(|_| child.pid));
+    };
+    // `0 0x5 ...`: call and arguments.
+    let waits = |task: &i32| {
+        let call = fs::read_to_string(format!("/proc/{task}/syscall")).unwrap_or_default();
+        call.split(' ').nth(1) == Some(&format!("{fd:#x}"))
+    };
+    tasks(Model::ThreadPool, pid).into_iter().find(waits)
+}
+
 /// The processes or threads that serve a connection each.
 fn tasks(model: Model, pid: i32) -> BTreeSet<i32> {
     match model.unit() {
@@ -577,8 +625,14 @@ fn one_episode(server: &ServerProcess) {
 
 /// Less than 10 ms of processor time per second. The one place where time has to pass.
 fn rests_cheaply(server: &ServerProcess) {
-    let clock = clock_getcpuclockid(Pid::from_raw(server.pid())).expect("a living process");
-    let used = || Duration::from(clock.now().expect("a living process"));
+    let clocks: Vec<_> = processes::tree(server.pid())
+        .iter()
+        .map(|p| clock_getcpuclockid(Pid::from_raw(p.pid)).expect("a living process"))
+        .collect();
+    let used = || -> Duration {
+        let times = clocks.iter().map(|clock| clock.now().expect("it lives"));
+        times.map(Duration::from).sum()
+    };
     let (since, before) = (Instant::now(), used());
     sleep(WINDOW);
     let (passed, used) = (since.elapsed(), used().saturating_sub(before));
@@ -604,37 +658,55 @@ fn queue_of(address: SocketAddr) -> Option<u64> {
 /// The limit of descriptors of a running server; prlimit(2).
 struct Limit<'a> {
     server: &'a ServerProcess,
-    /// Soft and hard.
-    before: (u64, u64),
+    /// Of each process that accepts: soft and hard.
+    before: Vec<(i32, (u64, u64))>,
 }
 
 impl<'a> Limit<'a> {
-    fn of(server: &'a ServerProcess) -> Self {
+    fn of(model: Model, server: &'a ServerProcess) -> Self {
+        let pids = match model.unit() {
+            Unit::Process => acceptors(model, server.pid()),
+            Unit::Thread | Unit::Neither => vec![server.pid()],
+        };
+        let limit = |pid| limit_descriptors(pid, None).expect("it lives");
+        let before = pids.into_iter().map(|pid| (pid, limit(pid)));
         Self {
             server,
-            before: limit_descriptors(server.pid(), None).expect("it lives"),
+            before: before.collect(),
         }
     }
 
-    /// No descriptor that is free while it has this many connections can be had any more.
-    fn lower_to_what_is_in_use(&self, connections: usize) {
-        let pid = self.server.pid();
+    /// While it has this many connections: of the descriptors that are free, so many can be had, and
+    /// no more.
+    fn lower(&self, connections: usize, room: usize) {
         // A client may have its answer before a forking parent has closed its copy.
         let used = eventually("as many connections", DEADLINE, || {
-            let used = processes::descriptors(pid).ok()?;
-            let sockets = used.iter().filter(|(_, to)| to.starts_with("socket:"));
-            (sockets.count() == 1 + connections).then_some(used)
+            let pids = self.before.iter().map(|(pid, _)| *pid);
+            let used: Vec<_> = pids
+                .map(processes::descriptors)
+                .collect::<Result<_, _>>()
+                .ok()?;
+            let sockets = used
+                .iter()
+                .flatten()
+                .filter(|(_, to)| to.starts_with("socket:"));
+            // Each has the listener.
+            (sockets.count() == used.len() + connections).then_some(used)
         });
         let used = used.expect("the listener and the connections");
-        let free = (0..i32::MAX).find(|n| used.iter().all(|(fd, _)| fd != n));
-        let limit = (free.expect("one is free") as u64, self.before.1);
-        limit_descriptors(pid, Some(limit)).expect("it lives");
+        for ((pid, before), used) in self.before.iter().zip(used) {
+            let mut free = (0..i32::MAX).filter(|n| used.iter().all(|(fd, _)| fd != n));
+            let limit = free.nth(room).expect("one is free") as u64;
+            limit_descriptors(*pid, Some((limit, before.1))).expect("it lives");
+        }
         // An accept that blocks has had its descriptor reserved since before: start it anew.
-        stop(self.server, &[pid]);
-        self.server.signal(Signal::SIGCONT).expect("it is stopped");
+        self.server.freeze().expect("it runs");
+        self.server.thaw().expect("it is stopped");
     }
 
     fn restore(&self) {
-        limit_descriptors(self.server.pid(), Some(self.before)).expect("it lives");
+        for (pid, before) in &self.before {
+            limit_descriptors(*pid, Some(*before)).expect("it lives");
+        }
     }
 }

@@ -79,6 +79,11 @@ impl Peer {
         matches!(peeked, Ok(1..))
     }
 
+    /// Its own address.
+    pub fn local(&self) -> SocketAddr {
+        self.0.local_addr().expect("a socket")
+    }
+
     /// Leaves with an RST.
     pub fn reset(self) {
         let at_once = linger {

@@ -2,11 +2,13 @@
 //!
 //! strace is attached when the server is ready and its clients are where the test wants them, so
 //! that a fault hits the call it is meant for and not the dynamic loader's. It counts calls from
-//! then on, and only those of the one process or thread it is attached to. It has to be the
+//! then on, for each process or thread that it is attached to, and of no other. It has to be the
 //! server's parent for that: where the kernel lets nobody trace but ancestors (Yama), any other
 //! process would be refused. So a shell starts the server, waits to be told what to inject, and
 //! then becomes strace.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -27,7 +29,7 @@ use tcpecho_lab::wait::eventually;
 use super::DEADLINE;
 
 /// `$0` is the directory of this server, `$@` its command line.
-const PARENT: &str = r#"set -f; "$@" & read -r task faults < "$0/faults" && exec strace -q -o "$0/calls" $faults -p "$task""#;
+const PARENT: &str = r#"set -f; "$@" & read -r task faults < "$0/faults" && exec strace -q -o "$0/calls" $faults -p "$task" 2> "$0/remarks""#;
 
 /// Calls that every task makes sooner or later: when one of them has been seen, strace is there. A
 /// poll that was interrupted by the attaching goes on as restart_syscall. The question mark: where
@@ -63,6 +65,8 @@ impl Fault {
 pub struct Traceable {
     pub server: ServerProcess,
     directory: PathBuf,
+    /// The tasks that strace is attached to.
+    traced: RefCell<Vec<i32>>,
 }
 
 impl Traceable {
@@ -90,11 +94,19 @@ impl Traceable {
         Some(Self {
             server: server.expect("a server under a shell"),
             directory,
+            traced: RefCell::default(),
         })
     }
 
     /// From now on these calls of that task (a process or thread) fail. Once per server.
     pub fn inject(&self, task: i32, faults: &[Fault]) {
+        self.inject_each(&[task], faults);
+    }
+
+    /// From now on these calls of each of these tasks fail, counted for each. Once per server.
+    pub fn inject_each(&self, tasks: &[i32], faults: &[Fault]) {
+        let numbers: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+        let numbers = numbers.join(",");
         let calls: String = faults.iter().flat_map(|f| [",", f.calls]).collect();
         let options: String = faults.iter().map(|fault| fault.option()).collect();
         let mut pipe = eventually("the shell to read", DEADLINE, || {
@@ -103,10 +115,20 @@ impl Traceable {
             options.write(true).custom_flags(O_NONBLOCK).open(path).ok()
         })
         .expect("the shell waits");
-        writeln!(pipe, "{task} -e trace={SEEN}{calls}{options}").expect("room for a line");
+        writeln!(pipe, "{numbers} -e trace={SEEN}{calls}{options}").expect("room for a line");
         drop(pipe);
-        let seen = || self.calls().contains('(').then_some(());
-        eventually("strace to see a call", DEADLINE, seen).expect("strace");
+        let seen = || (self.seen() == tasks.len()).then_some(());
+        eventually("strace to see a call of each", DEADLINE, seen).expect("strace");
+        self.traced.replace(tasks.to_vec());
+    }
+
+    /// How many tasks have made a call that strace has seen. It writes their numbers only if there are
+    /// several.
+    fn seen(&self) -> usize {
+        let calls = self.calls();
+        let calls = calls.lines().filter(|line| line.contains('('));
+        let number = |line: &str| line.split(' ').next()?.parse::<i32>().ok();
+        calls.map(number).collect::<BTreeSet<_>>().len()
     }
 
     /// Waits until a call has been made to fail.
@@ -122,10 +144,11 @@ impl Traceable {
 
     /// No more faults.
     pub fn detach(&self) {
-        let strace = tracer(self.server.pid());
+        let traced = self.traced.take();
+        let strace = tracer(traced[0]);
         assert!(strace > 0, "nobody traces the server");
         kill(Pid::from_raw(strace), Signal::SIGTERM).expect("it is ours");
-        let gone = || (tracer(self.server.pid()) == 0).then_some(());
+        let gone = || traced.iter().all(|task| tracer(*task) == 0).then_some(());
         eventually("strace to let go", DEADLINE, gone).expect("strace");
     }
 
@@ -161,9 +184,9 @@ fn fresh_directory() -> PathBuf {
     directory
 }
 
-/// Who traces this process; 0 if nobody does.
-fn tracer(pid: i32) -> i32 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a living process");
+/// Who traces this task; 0 if nobody does.
+fn tracer(task: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{task}/status")).expect("a living task");
     let line = status.lines().find_map(|l| l.strip_prefix("TracerPid:"));
     line.and_then(|pid| pid.trim().parse().ok())
         .expect("a number")
