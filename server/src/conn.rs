@@ -24,6 +24,9 @@ pub const SMALL_WINDOW: usize = 4 * 1024;
 /// Bytes held for all peers of a loop, from which on reads are small.
 pub const HELD_IN_FULL: usize = 64 * 1024 * 1024;
 
+/// A connection is idle when this many ticks of the idle clock in a row have passed without a byte.
+pub const IDLE_TICKS: u8 = 8;
+
 /// What all connections of one loop share.
 #[derive(Debug)]
 pub struct Shared {
@@ -46,13 +49,29 @@ impl Shared {
         self.held
     }
 
-    fn window(&mut self) -> &mut [u8] {
+    /// Where the next read goes: no more than `most` bytes, and little while much is held.
+    pub fn window(&mut self, most: usize) -> &mut [u8] {
         let size = if self.held > HELD_IN_FULL {
             SMALL_WINDOW
         } else {
             WINDOW
         };
-        &mut self.buffer[..size]
+        &mut self.buffer[..size.min(most)]
+    }
+
+    /// The first `length` bytes of the window: what a read has brought.
+    pub fn filled(&self, length: usize) -> &[u8] {
+        &self.buffer[..length]
+    }
+
+    /// So many bytes are kept from now on for a peer that does not take them.
+    pub fn hold(&mut self, bytes: usize) {
+        self.held += bytes;
+    }
+
+    /// They are kept no more.
+    pub fn release(&mut self, bytes: usize) {
+        self.held -= bytes;
     }
 }
 
@@ -93,7 +112,7 @@ impl Stream for BorrowedFd<'_> {
 }
 
 /// What a connection waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wants {
     /// Wake me when it is readable.
     pub read: bool,
@@ -101,21 +120,28 @@ pub struct Wants {
     pub write: bool,
 }
 
-const TO_READ: Turn = Turn::Wait(Wants {
-    read: true,
-    write: false,
-});
-const TO_WRITE: Turn = Turn::Wait(Wants {
-    read: false,
-    write: true,
-});
+impl Wants {
+    /// Something to read.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+    };
+    /// Room to write.
+    pub const WRITE: Self = Self {
+        read: false,
+        write: true,
+    };
+    /// The peer has closed its side, and its kernel has not taken everything: no event tells when
+    /// it has. A stopping loop gives a turn at every tick.
+    pub const NOTHING: Self = Self {
+        read: false,
+        write: false,
+    };
+}
 
-/// The peer has closed its side, and its kernel has not taken everything: no event tells when it
-/// has. A stopping loop gives a turn at every tick.
-const FOR_NOTHING: Turn = Turn::Wait(Wants {
-    read: false,
-    write: false,
-});
+const TO_READ: Turn = Turn::Wait(Wants::READ);
+const TO_WRITE: Turn = Turn::Wait(Wants::WRITE);
+const FOR_NOTHING: Turn = Turn::Wait(Wants::NOTHING);
 
 /// What becomes of a connection after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +247,7 @@ impl EchoConn {
     pub fn close(&mut self, shared: &mut Shared) -> u64 {
         let lost = u64::from(self.lost) + self.pending();
         if let Some(remainder) = self.remainder.take() {
-            shared.held -= remainder.bytes.len();
+            shared.release(remainder.bytes.len());
         }
         lost
     }
@@ -283,14 +309,11 @@ impl EchoConn {
     }
 
     fn window<'a>(&self, shared: &'a mut Shared) -> &'a mut [u8] {
-        let window = shared.window();
-        let most = if self.phase == Phase::Owed {
+        shared.window(if self.phase == Phase::Owed {
             self.owed as usize
         } else {
             usize::MAX
-        };
-        let size = window.len().min(most);
-        &mut window[..size]
+        })
     }
 
     /// Writes the first `n` bytes of the shared buffer; keeps what does not go. True if all went.
@@ -311,7 +334,7 @@ impl EchoConn {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     let bytes = Box::from(&shared.buffer[written..n]);
-                    shared.held += n - written;
+                    shared.hold(n - written);
                     self.remainder = Some(Box::new(Remainder { bytes, written: 0 }));
                     return Ok(false);
                 }
@@ -341,7 +364,7 @@ impl EchoConn {
                 Err(errno) => return Err(End::Failed(errno)),
             }
         }
-        shared.held -= remainder.bytes.len();
+        shared.release(remainder.bytes.len());
         self.remainder = None;
         Ok(true)
     }

@@ -21,6 +21,7 @@ pub mod inherited;
 pub mod listener;
 pub mod manager;
 pub mod models;
+pub mod poller;
 pub mod pool;
 pub mod signals;
 pub mod socket;

@@ -20,12 +20,10 @@
 
 mod workers;
 
-use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::errno::Errno;
 use tcpecho_common::calls;
@@ -35,6 +33,7 @@ use crate::conn::Wants;
 use crate::door::Door;
 use crate::event_loop::EventLoop;
 use crate::failure::Failure;
+use crate::poller::{Readiness, register};
 use crate::table::{InterestList, Key, Table};
 use crate::{signals, spin};
 
@@ -87,11 +86,8 @@ fn run(mut reactor: EventLoop<Epoll>) -> Result<(), Failure> {
 /// A connection's event.
 fn ready(table: &mut Table<Epoll>, event: &Event) {
     let Token(key) = event.token();
-    let drain = event.is_read_closed()
-        || event.is_write_closed()
-        || event.is_error()
-        || event.is_priority();
-    table.ready(Key(key), Readiness(event), drain);
+    let readiness = Readiness::from(event);
+    table.ready(Key(key), readiness, readiness.hints_at_more());
 }
 
 /// The kernel's list of what we wait for. Nothing is ever changed in it: a connection is registered
@@ -105,7 +101,7 @@ struct Epoll {
 impl InterestList for Epoll {
     fn add(&mut self, key: Key, stream: BorrowedFd<'_>) -> Result<(), String> {
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        self.register(stream, Token(key.0), interest)
+        register(self.poll.registry(), stream, Token(key.0), interest)
             .map_err(|errno| format!("cannot register it: {errno}"))
     }
 
@@ -122,18 +118,13 @@ impl Epoll {
     }
 
     fn wait_for(&self, source: &impl AsFd, token: Token, failed: &str) -> Result<(), Failure> {
-        self.register(source.as_fd(), token, Interest::READABLE)
-            .map_err(|errno| Failure::new(failed, errno))
-    }
-
-    fn register(&self, fd: BorrowedFd<'_>, token: Token, interest: Interest) -> nix::Result<()> {
-        let number = fd.as_raw_fd();
-        calls::at_once("epoll_ctl", number, || {
-            self.poll
-                .registry()
-                .register(&mut SourceFd(&number), token, interest)
-                .map_err(|error| calls::errno(&error))
-        })
+        register(
+            self.poll.registry(),
+            source.as_fd(),
+            token,
+            Interest::READABLE,
+        )
+        .map_err(|errno| Failure::new(failed, errno))
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> Result<(), Failure> {
@@ -151,24 +142,5 @@ impl Epoll {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(Failure::new("cannot wait for events", errno)),
         }
-    }
-}
-
-/// An event in the words of the log.
-struct Readiness<'a>(&'a Event);
-
-impl fmt::Display for Readiness<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(event) = self;
-        let words = [
-            (event.is_readable(), " readable"),
-            (event.is_writable(), " writable"),
-            (event.is_priority(), " priority"),
-            (event.is_read_closed(), " read-closed"),
-            (event.is_write_closed(), " write-closed"),
-            (event.is_error(), " error"),
-        ];
-        let mut words = words.iter().filter(|(is, _)| *is);
-        words.try_for_each(|(_, word)| f.write_str(word))
     }
 }
