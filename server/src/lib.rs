@@ -3,7 +3,7 @@
 //! A library with a thin program around it, so that manual pages and tests reach the pieces.
 //! Reading order: [`cli`], [`listener`], [`accept`], then [`echo`] with `models/iterative.rs` and
 //! its neighbours `fork` and `thread`, then [`conn`], [`table`], [`door`] and [`event_loop`] with
-//! `models/reactor.rs` and its neighbours.
+//! `models/reactor.rs` and its neighbours, then [`executor`] and [`driver`] with `models/tasks.rs`.
 
 pub mod accept;
 pub mod children;
@@ -12,9 +12,11 @@ pub mod conn;
 pub mod counters;
 pub mod crew;
 pub mod door;
+pub mod driver;
 pub mod echo;
 pub mod end;
 pub mod event_loop;
+pub mod executor;
 pub mod failure;
 pub mod inetd;
 pub mod inherited;
