@@ -37,7 +37,6 @@ pub enum Model {
     Reactor,
 
     /// A task per client, written like the blocking echo, on a small executor over mio
-    #[value(skip)]
     Async,
 
     /// All clients in one thread that waits for completions instead of readiness: io_uring (Linux 6.0)

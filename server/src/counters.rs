@@ -221,6 +221,8 @@ pub struct Live {
     pub children: Option<(usize, u64)>,
     /// Threads serving a connection, where there are threads.
     pub threads: Option<usize>,
+    /// Tasks alive, and how often one was polled, where there are tasks.
+    pub tasks: Option<(usize, u64)>,
     /// Workers, where there are any: worker n has counted in tally n.
     pub workers: usize,
 }
@@ -271,6 +273,9 @@ fn table(model: Model, since: Instant, counters: &Counters, live: Live) -> Strin
     }
     if let Some(threads) = live.threads {
         row("threads", &[("serving", threads as u64)]);
+    }
+    if let Some((alive, polls)) = live.tasks {
+        row("tasks", &[("alive", alive as u64), ("polls", polls)]);
     }
     for (n, tally) in counters.tallies.iter().enumerate().take(live.workers) {
         row(

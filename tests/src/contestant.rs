@@ -57,6 +57,8 @@ pub const THREAD_POOL_WITH_MANY_WORKERS: Contestant = Contestant {
     model: Model::ThreadPool,
     flags: &["--workers", "64"],
 };
+/// A task per client.
+pub const ASYNC: Contestant = Contestant::plain(Model::Async);
 /// Reads and writes that time out (`SO_RCVTIMEO`), so that calls return EAGAIN now and then.
 pub const THREAD_WITH_IDLE_TIMEOUT: Contestant = Contestant {
     model: Model::Thread,
@@ -65,6 +67,11 @@ pub const THREAD_WITH_IDLE_TIMEOUT: Contestant = Contestant {
 /// Waits that end because a clock ticks.
 pub const REACTOR_WITH_IDLE_TIMEOUT: Contestant = Contestant {
     model: Model::Reactor,
+    flags: &["--idle-timeout", "30s"],
+};
+/// Waits that end because a clock ticks.
+pub const ASYNC_WITH_IDLE_TIMEOUT: Contestant = Contestant {
+    model: Model::Async,
     flags: &["--idle-timeout", "30s"],
 };
 
@@ -81,8 +88,10 @@ pub const ALL: &[Contestant] = &[
     POLL,
     REACTOR,
     REACTOR_WITH_WORKERS,
+    ASYNC,
     THREAD_WITH_IDLE_TIMEOUT,
     REACTOR_WITH_IDLE_TIMEOUT,
+    ASYNC_WITH_IDLE_TIMEOUT,
 ];
 
 /// Makes one `#[test]` per promise and contestant, called `promise::contestant`. A promise is a
@@ -104,8 +113,10 @@ macro_rules! promised {
         poll POLL,
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
+        r#async ASYNC,
         thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
         reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT,
+        async_with_idle_timeout ASYNC_WITH_IDLE_TIMEOUT,
     ])+); };
     (by every model: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         iterative ITERATIVE,
@@ -118,6 +129,7 @@ macro_rules! promised {
         poll POLL,
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
+        r#async ASYNC,
     ])+); };
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
@@ -130,6 +142,7 @@ macro_rules! promised {
         poll POLL,
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
+        r#async ASYNC,
     ])+); };
     (by those that fork for each: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,

@@ -51,6 +51,7 @@ macro_rules! all {
             select
             poll
             reactor
+            r#async
         ) }
     };
 }
@@ -95,8 +96,8 @@ claims! {
     accepting_rests_while_enobufs_lasts = while_it_lasts_clients_wait_and_cost_nothing(Errno::ENOBUFS): all;
     accepting_rests_while_it_is_forbidden = while_it_lasts_clients_wait_and_cost_nothing(Errno::EPERM): all;
     accepting_rests_at_the_limit_of_descriptors = at_the_limit_clients_wait_and_cost_nothing(): all;
-    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread thread_pool select poll reactor);
-    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread thread_pool select poll reactor);
+    a_client_that_leaves_makes_room = a_client_that_leaves_makes_room_for_the_next(): (thread thread_pool select poll reactor r#async);
+    sigterm_at_the_limit_lets_the_queue_in = who_is_queued_at_the_limit_is_answered_at_sigterm(): (iterative thread thread_pool select poll reactor r#async);
     a_small_limit_is_served_with_or_complained_about = at_any_limit_it_serves_or_says_why(): all;
 
     read_is_interrupted = an_interruption_is_not_noticed("read"): all;
@@ -112,7 +113,7 @@ claims! {
 
     wait_is_interrupted = no_child_stays_a_zombie_though_wait_is_interrupted(): (fork exec prefork);
     poll_is_interrupted = a_pause_cut_short_is_only_short(): (iterative fork exec prefork thread_pool);
-    the_loops_wait_is_interrupted = nobody_waits_longer_though_the_loop_is_interrupted(): (select poll reactor);
+    the_loops_wait_is_interrupted = nobody_waits_longer_though_the_loop_is_interrupted(): (select poll reactor r#async);
 
     fork_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (fork exec);
     fork_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (fork exec);
@@ -144,9 +145,10 @@ fn an_accept_that_fails_costs_no_client(model: Model, errno: Errno) {
     };
     let server = &traced.server;
     let mut old = bystander(model, server.address());
-    // EAGAIN says that nobody is left, and the edge-triggered reactor has to believe it: the
+    // EAGAIN says that nobody is left, and an edge-triggered listener has to believe it: the
     // client hit by it is in the hands of the next one.
-    let once = errno == Errno::EAGAIN && model == Model::Reactor;
+    let is_edge_triggered = matches!(model, Model::Reactor | Model::Async);
+    let once = errno == Errno::EAGAIN && is_edge_triggered;
     let when = if once { "1" } else { "1+2" };
     traced.inject_each(&acceptors(model, server.pid()), &[accept(errno, when)]);
 

@@ -7,6 +7,7 @@ mod poll;
 mod prefork;
 mod reactor;
 mod select;
+mod tasks;
 mod thread;
 mod thread_pool;
 
@@ -65,7 +66,7 @@ pub fn serve(server: Server) -> Result<(), Failure> {
         Model::Select => select::serve(server),
         Model::Poll => poll::serve(server),
         Model::Reactor => reactor::serve(server),
-        Model::Async => unreachable!("not on the command line yet"),
+        Model::Async => tasks::serve(server),
         Model::Uring => unreachable!("not on the command line yet"),
     }
 }
