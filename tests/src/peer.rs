@@ -262,14 +262,28 @@ impl Peer {
     /// Sends `length` bytes of the pattern, at the same time reads their echoes, then half-closes:
     /// all must come back, and then a FIN.
     pub fn stream(&mut self, length: u64) -> anyhow::Result<()> {
+        self.send_and_read(length, Self::half_close)?;
+        self.expect_fin()
+    }
+
+    /// The same, and the connection goes on.
+    pub fn stream_on(&mut self, length: u64) -> anyhow::Result<()> {
+        self.send_and_read(length, |_| Ok(()))
+    }
+
+    fn send_and_read(
+        &mut self,
+        length: u64,
+        then: fn(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let mut writer = self.half()?;
         thread::scope(|scope| {
             let writing = scope.spawn(move || {
                 writer.send_pattern(length)?;
-                writer.half_close()
+                then(&mut writer)
             });
             self.sent += length;
-            let read = self.expect_rest_and_fin();
+            let read = self.expect_pattern(self.sent - self.received);
             if read.is_err() {
                 // So that the writer does not wait for room that will never be.
                 self.abort();
