@@ -4,7 +4,7 @@
 //!
 //! What it costs: no process, no thread and no stack. All that a waiting task consists of is its
 //! future, the state machine that the compiler has made of the functions below. With its places in
-//! the tables an idle connection has less than 512 bytes (see [`FUTURE_AT_MOST`]), and a ready one is
+//! the tables an idle connection has less than 512 bytes ([`FUTURE`]), and a ready one is
 //! polled once. What it cannot: use more than one processor, or survive a call that blocks;
 //! everybody would wait. Nobody takes the processor from a task: one that has much to do must offer
 //! it (`yield_now().await`).
@@ -47,12 +47,12 @@ use crate::{signals, socket};
 /// Connections accepted before those that are open have their turn again.
 const ACCEPTS_PER_TURN: usize = 128;
 
-/// What `await` has turned into: the future of one connection has at most so many bytes. Its
-/// variables are in it that are needed across an `await`, and for each function that is waiting in
-/// another one where to go on. A buffer in it would be multiplied by the number of connections.
-const FUTURE_AT_MOST: usize = 320;
+/// What `await` has turned into: so many bytes has the future of one connection. In it are the
+/// variables that are needed across an `await`, and for each function that waits for another one
+/// where to go on. A buffer among them would be multiplied by the number of connections.
+const FUTURE: usize = size_of_future(&serve_connection);
 
-const _: () = assert!(size_of_future(&serve_connection) <= FUTURE_AT_MOST);
+const _: () = assert!(FUTURE <= 320);
 
 /// Of the future that an `async fn` returns, whose type has no name.
 const fn size_of_future<A, F: Future>(_: &impl Fn(A) -> F) -> usize {
@@ -69,10 +69,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
     let pipe = signals::pollable().map(register).transpose();
     let pipe = pipe.map_err(failed("cannot wait for signals"))?;
     server.announce();
-    log::debug!(
-        "a connection's future has {} bytes",
-        size_of_future(&serve_connection)
-    );
+    log::debug!("a connection's future has {FUTURE} bytes");
 
     let idle_timeout = server.config.idle_timeout;
     let state: &'static _ = Box::leak(Box::new(State {
