@@ -11,6 +11,7 @@ pub mod binaries;
 pub mod client;
 pub mod contestant;
 pub mod labs;
+pub mod limit;
 pub mod narrate;
 pub mod netns;
 pub mod observe;

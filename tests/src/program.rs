@@ -532,21 +532,6 @@ impl fmt::Display for Program {
     }
 }
 
-/// The limit of descriptors (`RLIMIT_NOFILE`, soft and hard) of another process, and a new one;
-/// prlimit(2). Returns what it was. Errors: ESRCH if it has ended, EPERM if it is not ours.
-#[expect(unsafe_code)]
-pub fn limit_descriptors(pid: i32, new: Option<(u64, u64)>) -> nix::Result<(u64, u64)> {
-    let new = new.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max });
-    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    let mut old = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: it reads one struct, if there is one, and writes one.
-    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, &raw mut old) };
-    Errno::result(done).map(|_| (old.rlim_cur, old.rlim_max))
-}
-
 /// Writes everything to a pipe or terminal whose reader may be slow, but not for ever.
 pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> anyhow::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);

@@ -17,10 +17,10 @@ use tcpecho_common::Model;
 use tcpecho_common::model::{Serves, Unit};
 
 use crate::contestant::{self, Contestant};
+use crate::limit::limit_descriptors;
 use crate::observe::processes;
-use crate::observe::rest::Rest;
+use crate::observe::resources::Resources;
 use crate::peer::{PATIENCE, Peer};
-use crate::program::limit_descriptors;
 use crate::server::ServerProcess;
 use crate::wait::eventually;
 
@@ -102,7 +102,7 @@ impl Row {
                 .talkative()
                 .args(["--grace", "10s"])
                 .start()?;
-            let rest = Rest::of(&server).context("the server has vanished")?;
+            let rest = Resources::of(&server).context("the server has vanished")?;
             let mut first = None;
             for _ in 0..SHIFTS_PER_SERVER {
                 self.shift(&server, end, chance)?;
@@ -219,12 +219,12 @@ impl Row {
     fn at_rest(
         &self,
         server: &ServerProcess,
-        rest: &Rest,
+        rest: &Resources,
         first: &mut Option<AtRest>,
     ) -> anyhow::Result<u64> {
         let mut seen = None;
         eventually("a server without clients", PATIENCE, || {
-            seen = Rest::of(server);
+            seen = Resources::of(server);
             (seen.as_ref() == Some(rest)).then_some(())
         })
         .with_context(|| format!("{seen:?}, not {rest:?}\n{server}"))?;

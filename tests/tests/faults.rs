@@ -21,8 +21,8 @@ use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 use tcpecho_common::Model;
 use tcpecho_common::model::{Serves, Unit};
+use tcpecho_lab::limit::Limit;
 use tcpecho_lab::observe::{processes, sockets};
-use tcpecho_lab::program::limit_descriptors;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
 
@@ -207,7 +207,7 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
             old.push(client);
         }
     }
-    let limit = Limit::of(model, &server);
+    let limit = Limits::of(model, &server);
     let descriptors = match (model.unit(), model.serves()) {
         (Unit::Process, Serves::All) => 0,
         _ => old.len(),
@@ -225,7 +225,7 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
     }
     assert_eq!((lines(&server, RESTS), lines(&server, AGAIN)), (1, 0));
 
-    limit.restore();
+    limit.restore().expect("a living process");
     // Without a new client: nobody else knocks. Each leaves when it has been served.
     for (mut client, name) in queued.into_iter().zip(["4", "5", "6"]) {
         client.hears(name);
@@ -239,7 +239,7 @@ fn at_the_limit_clients_wait_and_cost_nothing(model: Model) {
 /// Those that are owed nothing leave, and make room for those that are still in the queue.
 fn who_is_queued_at_the_limit_is_answered_at_sigterm(model: Model) {
     let server = start(Server::model(model).arg("--grace").arg("60s"));
-    Limit::of(model, &server).lower(0, 1);
+    Limits::of(model, &server).lower(0, 1);
     let first = served(server.address(), "first");
     let queued = ["1", "2", "3"].map(|name| waiting(server.address(), name));
     if model.serves() != Serves::One {
@@ -256,7 +256,7 @@ fn who_is_queued_at_the_limit_is_answered_at_sigterm(model: Model) {
 
 fn a_client_that_leaves_makes_room_for_the_next(model: Model) {
     let server = start(Server::model(model));
-    Limit::of(model, &server).lower(0, 1);
+    Limits::of(model, &server).lower(0, 1);
     let first = served(server.address(), "first");
     let mut queued = waiting(server.address(), "queued");
     let mut behind = waiting(server.address(), "behind");
@@ -657,58 +657,40 @@ fn queue_of(address: SocketAddr) -> Option<u64> {
     sockets.iter().find(listens).map(|s| s.recv_q)
 }
 
-/// The limit of descriptors of a running server; prlimit(2).
-struct Limit<'a> {
-    server: &'a ServerProcess,
-    /// Of each process that accepts: soft and hard.
-    before: Vec<(i32, (u64, u64))>,
-}
+/// The limits of descriptors of a running server: of each process that accepts.
+struct Limits(Vec<(i32, Limit)>);
 
-impl<'a> Limit<'a> {
-    fn of(model: Model, server: &'a ServerProcess) -> Self {
+impl Limits {
+    fn of(model: Model, server: &ServerProcess) -> Self {
         let pids = match model.unit() {
             Unit::Process => acceptors(model, server.pid()),
             Unit::Thread | Unit::Neither => vec![server.pid()],
         };
-        let limit = |pid| limit_descriptors(pid, None).expect("it lives");
-        let before = pids.into_iter().map(|pid| (pid, limit(pid)));
-        Self {
-            server,
-            before: before.collect(),
-        }
+        let limit = |pid| (pid, Limit::of(pid).expect("it lives"));
+        Self(pids.into_iter().map(limit).collect())
     }
 
     /// While it has this many connections: of the descriptors that are free, so many can be had, and
     /// no more.
     fn lower(&self, connections: usize, room: usize) {
         // A client may have its answer before a forking parent has closed its copy.
-        let used = eventually("as many connections", DEADLINE, || {
-            let pids = self.before.iter().map(|(pid, _)| *pid);
-            let used: Vec<_> = pids
-                .map(processes::descriptors)
-                .collect::<Result<_, _>>()
-                .ok()?;
-            let sockets = used
-                .iter()
-                .flatten()
-                .filter(|(_, to)| to.starts_with("socket:"));
+        eventually("as many connections", DEADLINE, || {
+            let used = self.0.iter().map(|(pid, _)| processes::descriptors(*pid));
+            let used = used.collect::<Result<Vec<_>, _>>().ok()?;
+            let all = used.iter().flatten();
+            let sockets = all.filter(|(_, to)| to.starts_with("socket:")).count();
             // Each has the listener.
-            (sockets.count() == used.len() + connections).then_some(used)
-        });
-        let used = used.expect("the listener and the connections");
-        for ((pid, before), used) in self.before.iter().zip(used) {
-            let mut free = (0..i32::MAX).filter(|n| used.iter().all(|(fd, _)| fd != n));
-            let limit = free.nth(room).expect("one is free") as u64;
-            limit_descriptors(*pid, Some((limit, before.1))).expect("it lives");
+            (sockets == used.len() + connections).then_some(())
+        })
+        .expect("the listener and the connections");
+        for (_, limit) in &self.0 {
+            limit.lower(room).expect("it lives");
         }
-        // An accept that blocks has had its descriptor reserved since before: start it anew.
-        self.server.freeze().expect("it runs");
-        self.server.thaw().expect("it is stopped");
     }
 
     fn restore(&self) {
-        for (pid, before) in &self.before {
-            limit_descriptors(*pid, Some(*before)).expect("it lives");
+        for (_, limit) in &self.0 {
+            limit.restore().expect("it lives");
         }
     }
 }

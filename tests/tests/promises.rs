@@ -14,7 +14,7 @@ use tcpecho_common::Model;
 use tcpecho_common::model::Unit;
 use tcpecho_lab::contestant::{self, Contestant};
 use tcpecho_lab::observe::processes::{self, Memory};
-use tcpecho_lab::observe::rest::Rest;
+use tcpecho_lab::observe::resources::Resources;
 use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
 use tcpecho_lab::promised;
@@ -365,7 +365,7 @@ fn ten_thousand_connections_leave_nothing_behind(contestant: &Contestant) -> any
                 (0..connections / AT_A_TIME).try_for_each(|nth| come_and_go(address, nth))
             })
         };
-        let rest = Rest::of(server).context("the server has vanished")?;
+        let rest = Resources::of(server).context("the server has vanished")?;
         // What the first clients make the server allocate it keeps for the others.
         churn(400)?;
         let before = Footprint::settled(server, &rest)?;
@@ -413,10 +413,10 @@ struct Footprint {
 
 impl Footprint {
     /// Waits until nobody is connected.
-    fn settled(server: &ServerProcess, rest: &Rest) -> anyhow::Result<Self> {
+    fn settled(server: &ServerProcess, rest: &Resources) -> anyhow::Result<Self> {
         let mut seen = None;
         let settled = eventually("a server without clients", PATIENCE, || {
-            seen = Rest::of(server);
+            seen = Resources::of(server);
             (seen.as_ref() == Some(rest)).then_some(())
         });
         settled.with_context(|| format!("{seen:?}, not {rest:?}"))?;

@@ -4,6 +4,7 @@
 pub mod calls;
 pub mod packets;
 pub mod processes;
+pub mod resources;
 pub mod rest;
 pub mod sock_diag;
 pub mod sockets;

@@ -1,0 +1,69 @@
+//! The limit of descriptors of a running process; prlimit(2).
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::observe::processes;
+use crate::program::PROMPTLY;
+use crate::wait::eventually;
+
+/// The limit that a process had, and the process.
+#[derive(Debug)]
+pub struct Limit {
+    pid: i32,
+    /// Soft and hard.
+    before: (u64, u64),
+}
+
+impl Limit {
+    /// Of this process.
+    pub fn of(pid: i32) -> Result<Self> {
+        let before =
+            limit_descriptors(pid, None).with_context(|| format!("the limits of process {pid}"))?;
+        Ok(Self { pid, before })
+    }
+
+    /// No descriptor that is free now can be had any more.
+    pub fn lower_to_what_is_in_use(&self) -> Result<()> {
+        self.lower(0)
+    }
+
+    /// Of the descriptors that are free now, so many can be had, and no more.
+    pub fn lower(&self, room: usize) -> Result<()> {
+        let used = processes::descriptors(self.pid)?;
+        let mut free = (0..i32::MAX).filter(|n| used.iter().all(|(fd, _)| fd != n));
+        let limit = free.nth(room).context("none is free")? as u64;
+        limit_descriptors(self.pid, Some((limit, self.before.1)))?;
+        // An accept that blocks has had its descriptor reserved since before: start it anew.
+        kill(Pid::from_raw(self.pid), Signal::SIGSTOP)?;
+        eventually("a stopped process", PROMPTLY, || {
+            processes::look(self.pid).filter(|process| process.state == 'T')
+        })?;
+        kill(Pid::from_raw(self.pid), Signal::SIGCONT)?;
+        Ok(())
+    }
+
+    /// The limit that it had.
+    pub fn restore(&self) -> Result<()> {
+        limit_descriptors(self.pid, Some(self.before))?;
+        Ok(())
+    }
+}
+
+/// The limit of descriptors (`RLIMIT_NOFILE`, soft and hard) of another process, and a new one;
+/// prlimit(2). Returns what it was. Errors: ESRCH if it has ended, EPERM if it is not ours.
+#[expect(unsafe_code)]
+pub fn limit_descriptors(pid: i32, new: Option<(u64, u64)>) -> nix::Result<(u64, u64)> {
+    let new = new.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max });
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let mut old = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: it reads one struct, if there is one, and writes one.
+    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, &raw mut old) };
+    Errno::result(done).map(|_| (old.rlim_cur, old.rlim_max))
+}
