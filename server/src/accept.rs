@@ -13,6 +13,8 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use tcpecho_common::calls;
 
 use crate::failure::Failure;
+use crate::listener::Listener;
+use crate::signals;
 
 /// How long accepting rests when descriptors or memory have run out.
 pub const PAUSE: Duration = Duration::from_millis(100);
@@ -60,7 +62,7 @@ impl From<Errno> for Refusal {
 
 /// Accepts one connection. Waits for it unless the listener is non-blocking. The connection is
 /// blocking or not as asked, and closed on exec.
-pub fn accept(listener: impl AsFd, blocking: Blocking) -> Result<(OwnedFd, Peer), Refusal> {
+pub fn accept(listener: &Listener, blocking: Blocking) -> Result<(OwnedFd, Peer), Refusal> {
     let fd = listener.as_fd().as_raw_fd();
     let flags = match blocking {
         Blocking::Yes => libc::SOCK_CLOEXEC,
@@ -85,6 +87,10 @@ pub fn accept(listener: impl AsFd, blocking: Blocking) -> Result<(OwnedFd, Peer)
             } else {
                 Refusal::Lost
             })
+        }
+        // --mistake spin-on-emfile: as if it had been this one client only.
+        Err((Refusal::Exhausted(_), _)) if listener.spins() && !signals::stopping() => {
+            Err(Refusal::Lost)
         }
         Err((refusal, _)) => Err(refusal),
     }

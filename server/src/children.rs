@@ -63,8 +63,16 @@ impl Children {
             return 0;
         }
         let before = self.uncounted;
-        while self.wait(WaitPidFlag::WNOHANG) && !config.commits(Mistake::WaitOnce) {}
+        while self.wait(WaitPidFlag::WNOHANG) && !config.commits(Mistake::WaitOnce)
+            || self.takes_none_for_one(config)
+        {}
         self.uncounted - before
+    }
+
+    /// `while (wait3(&status, WNOHANG, 0) >= 0)`, a reaper that is often seen: it goes on when no
+    /// child has ended (0) as if one had, until there is none left (-1). To be told to stop helps.
+    fn takes_none_for_one(&self, config: &Config) -> bool {
+        config.commits(Mistake::Wait3Spin) && !self.alive.is_empty() && !signals::stopping()
     }
 
     /// Tells all children to stop and waits until they have. At the end of the grace and at the

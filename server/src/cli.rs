@@ -249,7 +249,10 @@ impl Cli {
             congestion: self.congestion,
             idle_timeout: self.idle_timeout,
             grace: self.grace,
-            sigpipe: self.sigpipe,
+            sigpipe: match self.mistake {
+                Some(Mistake::DefaultSigpipe) => Sigpipe::Default,
+                _ => self.sigpipe,
+            },
             workers: workers.or(model.default_workers()).unwrap_or(1),
             accept_lock: self.accept_lock,
             mistake: self.mistake,

@@ -7,10 +7,12 @@
 //! [`WINDOW`]; and all of them together little more than [`HELD_IN_FULL`], past which reads shrink
 //! to [`SMALL_WINDOW`].
 
+use std::mem;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use tcpecho_common::calls;
+use tcpecho_common::{Mistake, calls};
 
 use crate::end::End;
 use crate::socket;
@@ -26,24 +28,42 @@ pub const HELD_IN_FULL: usize = 64 * 1024 * 1024;
 
 /// A connection is idle when this many ticks of the idle clock in a row have passed without a byte.
 pub const IDLE_TICKS: u8 = 8;
+/// Where `--mistake unbounded-buffer` stops after all: a class needs its machine for a while yet.
+const HOARD_AT_MOST: usize = 512 * 1024 * 1024;
 
 /// What all connections of one loop share.
 #[derive(Debug)]
 pub struct Shared {
     buffer: Box<[u8]>,
     held: usize,
+    mistake: Option<Mistake>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self {
-            buffer: vec![0; WINDOW].into_boxed_slice(),
-            held: 0,
-        }
+        Self::new(None)
     }
 }
 
 impl Shared {
+    /// For a loop whose connections make this mistake, if it is one that they can make.
+    pub fn new(mistake: Option<Mistake>) -> Self {
+        let size = match mistake {
+            Some(Mistake::ReadOnce) => SMALL_WINDOW,
+            _ => WINDOW,
+        };
+        Self {
+            buffer: vec![0; size].into_boxed_slice(),
+            held: 0,
+            mistake,
+        }
+    }
+
+    /// Is this mistake to be made?
+    pub fn commits(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
     /// Bytes held for peers that do not take them.
     pub fn held(&self) -> usize {
         self.held
@@ -54,7 +74,7 @@ impl Shared {
         let size = if self.held > HELD_IN_FULL {
             SMALL_WINDOW
         } else {
-            WINDOW
+            self.buffer.len()
         };
         &mut self.buffer[..size.min(most)]
     }
@@ -87,6 +107,10 @@ pub trait Stream {
     fn unread(&self) -> usize;
     /// Bytes written (and our FIN) that the peer has not acknowledged.
     fn unacknowledged(&self) -> usize;
+    /// write(2) on a socket that blocks: waits for room. For `--mistake blocking-write`.
+    fn write_blocking(&mut self, bytes: &[u8]) -> nix::Result<usize> {
+        self.write(bytes)
+    }
 }
 
 impl Stream for BorrowedFd<'_> {
@@ -108,6 +132,10 @@ impl Stream for BorrowedFd<'_> {
 
     fn unacknowledged(&self) -> usize {
         socket::unacknowledged(*self)
+    }
+
+    fn write_blocking(&mut self, bytes: &[u8]) -> nix::Result<usize> {
+        socket::write_blocking(*self, bytes)
     }
 }
 
@@ -138,6 +166,11 @@ impl Wants {
         write: false,
     };
 }
+
+const TO_DO_EITHER: Turn = Turn::Wait(Wants {
+    read: true,
+    write: true,
+});
 
 const TO_READ: Turn = Turn::Wait(Wants::READ);
 const TO_WRITE: Turn = Turn::Wait(Wants::WRITE);
@@ -183,7 +216,7 @@ enum Phase {
     Lingering,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Remainder {
     bytes: Box<[u8]>,
     written: usize,
@@ -239,7 +272,12 @@ impl EchoConn {
     /// One turn: flush, then read and echo, up to [`WINDOW`] bytes. Call it when the stream may be
     /// ready; a call too many costs a system call and nothing else.
     pub fn turn(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Turn {
-        self.step(stream, shared).unwrap_or_else(Turn::Done)
+        self.step(stream, shared).unwrap_or_else(|end| {
+            if shared.commits(Mistake::DieOnReset) {
+                end.err_sys();
+            }
+            Turn::Done(end)
+        })
     }
 
     /// The connection is being closed: frees what the peer has not taken. Returns how many bytes
@@ -255,7 +293,7 @@ impl EchoConn {
     fn step(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Result<Turn, End> {
         if self.remainder.is_some() {
             if !self.flush(stream, shared)? {
-                return Ok(TO_WRITE);
+                return self.blocked(stream, shared);
             }
             // Whatever edge came while reading was suspended has been used up.
             self.drain = true;
@@ -279,13 +317,41 @@ impl EchoConn {
             budget = budget.saturating_sub(n);
             self.quiet = 0;
             if self.phase != Phase::Lingering && !self.answer(stream, shared, n)? {
-                return Ok(TO_WRITE);
+                return self.blocked(stream, shared);
             }
-            if n < size && !self.drain && self.phase == Phase::Echoing {
+            let enough = n < size && !self.drain || shared.commits(Mistake::ReadOnce);
+            if enough && self.phase == Phase::Echoing {
                 return Ok(TO_READ);
             }
         }
         Ok(Turn::Again)
+    }
+
+    /// The peer does not take what it is owed: nothing more is read until it has.
+    fn blocked(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Result<Turn, End> {
+        if shared.commits(Mistake::UnboundedBuffer) && self.phase == Phase::Echoing {
+            return self.hoard(stream, shared);
+        }
+        Ok(TO_WRITE)
+    }
+
+    /// `--mistake unbounded-buffer`: whatever comes is added to the remainder.
+    fn hoard(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Result<Turn, End> {
+        if shared.held >= HOARD_AT_MOST {
+            return Ok(TO_WRITE);
+        }
+        match stream.read(shared.window(usize::MAX)) {
+            // It stays true until the peer has taken everything.
+            Ok(0) => Ok(TO_WRITE),
+            Ok(n) => {
+                self.quiet = 0;
+                self.keep(shared, 0..n);
+                Ok(Turn::Again)
+            }
+            Err(Errno::EAGAIN) => Ok(TO_DO_EITHER),
+            Err(Errno::EINTR) => Ok(Turn::Again),
+            Err(errno) => Err(End::Failed(errno)),
+        }
     }
 
     /// Nothing is pending; where the server stops, is there still something to do?
@@ -326,16 +392,14 @@ impl EchoConn {
         self.owed = self.owed.saturating_sub(n as u32);
         let mut written = 0;
         while written < n {
-            match stream.write(&shared.buffer[written..n]) {
+            match write(stream, &shared.buffer[written..n], shared.mistake) {
                 Ok(more) => {
                     written += more;
                     self.echoed += more as u64;
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let bytes = Box::from(&shared.buffer[written..n]);
-                    shared.hold(n - written);
-                    self.remainder = Some(Box::new(Remainder { bytes, written: 0 }));
+                    self.keep(shared, written..n);
                     return Ok(false);
                 }
                 Err(errno) => {
@@ -345,6 +409,17 @@ impl EchoConn {
             }
         }
         Ok(true)
+    }
+
+    /// Keeps this part of the shared buffer until the peer takes it.
+    fn keep(&mut self, shared: &mut Shared, part: Range<usize>) {
+        shared.hold(part.len());
+        let mut remainder = self.remainder.take().unwrap_or_default();
+        let mut bytes = mem::take(&mut remainder.bytes).into_vec();
+        bytes.reserve_exact(part.len());
+        bytes.extend_from_slice(&shared.buffer[part]);
+        remainder.bytes = bytes.into_boxed_slice();
+        self.remainder = Some(remainder);
     }
 
     /// Writes the remainder, as far as it goes. True if nothing is left of it.
@@ -367,6 +442,15 @@ impl EchoConn {
         shared.release(remainder.bytes.len());
         self.remainder = None;
         Ok(true)
+    }
+}
+
+/// write(2), and the mistakes that can be made about it where there is no room.
+fn write(stream: &mut impl Stream, bytes: &[u8], mistake: Option<Mistake>) -> nix::Result<usize> {
+    match (stream.write(bytes), mistake) {
+        (Err(Errno::EAGAIN), Some(Mistake::ShortWrite)) => Ok(bytes.len()),
+        (Err(Errno::EAGAIN), Some(Mistake::BlockingWrite)) => stream.write_blocking(bytes),
+        (written, _) => written,
     }
 }
 

@@ -2,13 +2,15 @@
 //! (UNP 5.3, `str_echo`); with what the textbook leaves out: interruption, idleness, and a server
 //! that is told to stop.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
-use tcpecho_common::calls;
+use tcpecho_common::{Mistake, calls};
 
 use crate::cli::Config;
 use crate::counters::Tally;
@@ -29,6 +31,8 @@ pub struct Policy<'a> {
     pub grace: Duration,
     /// Called when a signal has interrupted a wait.
     pub interrupted: &'a mut dyn FnMut(),
+    /// The mistake to make, if it is one that an echo can make.
+    pub mistake: Option<Mistake>,
 }
 
 impl<'a> Policy<'a> {
@@ -38,7 +42,12 @@ impl<'a> Policy<'a> {
             idle: config.idle_timeout,
             grace: config.grace,
             interrupted,
+            mistake: config.mistake,
         }
+    }
+
+    fn commits(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
     }
 }
 
@@ -66,6 +75,9 @@ pub fn echo_between<'a>(
     };
     echo.measure_idleness();
     let end = echo.serve(&mut vec![0; BUFFER]);
+    if echo.policy.commits(Mistake::DieOnReset) {
+        end.err_sys();
+    }
     (end, echo.echoed)
 }
 
@@ -89,8 +101,16 @@ impl Echo<'_> {
             match calls::read(self.stream, buffer) {
                 Ok(0) => return End::Fin,
                 Ok(n) => {
+                    if self.policy.commits(Mistake::StaticBuffer) {
+                        take_through_static_buffer(&mut buffer[..n]);
+                    }
                     if let Err(end) = self.answer(&buffer[..n]) {
                         return end;
+                    }
+                    if self.policy.commits(Mistake::CloseInLoop) {
+                        // The read that follows finds out.
+                        let fd = self.stream.as_raw_fd();
+                        let _ = calls::at_once("close", fd, || nix::unistd::close(fd));
                     }
                 }
                 Err(errno) => {
@@ -221,4 +241,16 @@ impl Echo<'_> {
             log::debug!("no idle timeout on this connection: {errno}");
         }
     }
+}
+
+/// `--mistake static-buffer`: `static char buf[]`, one for all threads. Rust insists on a lock before
+/// it lets two threads touch it, but not on holding it until the bytes have been used: so this is a
+/// race, though no data race.
+fn take_through_static_buffer(bytes: &mut [u8]) {
+    static SHARED: Mutex<[u8; BUFFER]> = Mutex::new([0; BUFFER]);
+    let shared = || SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared()[..bytes.len()].copy_from_slice(bytes);
+    // Another thread may run at any moment: for instance now.
+    yield_now();
+    bytes.copy_from_slice(&shared()[..bytes.len()]);
 }

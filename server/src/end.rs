@@ -3,8 +3,10 @@
 use std::fmt;
 
 use nix::errno::Errno;
+use tcpecho_common::{Exit, logging};
 
 use crate::accept::Peer;
+use crate::failure::Failure;
 use crate::signals;
 
 /// Why a connection is over. Whatever it is, it is over for this connection only.
@@ -27,6 +29,15 @@ impl End {
     /// orphan keeps the kernel's memory and the port.
     pub fn is_abortive(self) -> bool {
         matches!(self, Self::Idle | Self::Stuck)
+    }
+
+    /// What `err_sys` of the textbook does about any failure; for `--mistake die-on-reset`.
+    pub fn err_sys(self) {
+        if let Self::Failed(errno) = self {
+            let failure = Failure::new("read or write failed", errno);
+            logging::say("tcpechod", failure.hint("--mistake die-on-reset"));
+            std::process::exit(Exit::Failed.code().into());
+        }
     }
 
     /// The log line at the end of a connection.

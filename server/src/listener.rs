@@ -24,6 +24,8 @@ use crate::inherited;
 pub struct Listener {
     fd: OwnedFd,
     address: SocketAddr,
+    /// For `--mistake spin-on-emfile`.
+    spins: bool,
 }
 
 impl Listener {
@@ -71,7 +73,11 @@ impl Listener {
                 inherited::do_block(&fd);
                 // As for our own; a socket without it serves as well.
                 let _ = setsockopt(&fd, TcpNoDelay, &true);
-                Ok(Self { fd, address })
+                Ok(Self {
+                    fd,
+                    address,
+                    spins: config.commits(Mistake::SpinOnEmfile),
+                })
             }
             _ => Err(unfit("is not one for TCP").hint(
                 "ListenStream= with a port: a path means a local socket, ListenDatagram= UDP",
@@ -82,6 +88,11 @@ impl Listener {
     /// The address it is bound to, with the port the kernel chose.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Does accept try again at once when descriptors have run out?
+    pub fn spins(&self) -> bool {
+        self.spins
     }
 
     /// From now on accept returns EAGAIN where it would have waited.
@@ -154,7 +165,11 @@ impl Listener {
             listen(&fd, Backlog::new(i32::from(config.backlog))?)
         })?;
         let address = bound(&fd).unwrap_or(wanted);
-        Ok(Self { fd, address })
+        Ok(Self {
+            fd,
+            address,
+            spins: config.commits(Mistake::SpinOnEmfile),
+        })
     }
 }
 

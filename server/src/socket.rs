@@ -3,12 +3,15 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use nix::sys::time::TimeVal;
 use tcpecho_common::calls;
 
 use crate::end::End;
+use crate::signals;
 
 /// Bytes the kernel has received for us and we have not read (FIONREAD). 0 if it will not say.
 ///
@@ -49,6 +52,20 @@ pub fn shutdown_write(socket: impl AsFd) {
     let fd = socket.as_fd().as_raw_fd();
     // ENOTCONN: the peer has reset it meanwhile, which the next read tells.
     let _ = calls::at_once("shutdown", fd, || shutdown(fd, Shutdown::Write));
+}
+
+/// write(2) on a socket that otherwise does not block, as if it did: waits for room, until the
+/// server is to stop (EAGAIN). For `--mistake blocking-write`.
+pub fn write_blocking(socket: impl AsFd, bytes: &[u8]) -> nix::Result<usize> {
+    // A signal that comes just before the call does not interrupt it: look again now and then.
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(1, 0))?;
+    fcntl(&socket, FcntlArg::F_SETFL(OFlag::empty()))?;
+    let mut written = Err(Errno::EAGAIN);
+    while matches!(written, Err(Errno::EAGAIN | Errno::EINTR)) && !signals::stopping() {
+        written = calls::write(&socket, bytes);
+    }
+    fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    written
 }
 
 /// Makes the coming close abortive if that is how this connection ends: RST instead of FIN, and no

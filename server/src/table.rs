@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use slab::Slab;
-use tcpecho_common::calls;
+use tcpecho_common::{Mistake, calls};
 
 use crate::accept::Peer;
 use crate::cli::Config;
@@ -100,7 +100,7 @@ impl<I: InterestList> Table<I> {
             run_queue: VecDeque::new(),
             in_hand: None,
             made_room: false,
-            shared: Shared::default(),
+            shared: Shared::new(config.mistake),
             counters,
             tally: counters.tally(nth as u64),
             grace: config.grace,
@@ -257,6 +257,18 @@ impl<I: InterestList> Table<I> {
         self.counters.closed.fetch_add(1, Relaxed);
         end.log(connection.peer, echoed);
         self.made_room = true;
+    }
+
+    /// Is this mistake to be made?
+    pub fn commits(&self, mistake: Mistake) -> bool {
+        self.shared.commits(mistake)
+    }
+
+    /// Closes a connection that has not had everything yet; for `--mistake close-on-fin`.
+    pub fn close_early(&mut self, key: Key) {
+        if find(&mut self.connections, key).is_some() {
+            self.close(key, End::Fin);
+        }
     }
 
     /// Has a connection been closed since this was asked last?

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tcpecho_common::Model;
 use tcpecho_common::model::{Serves, Unit};
-use tcpecho_common::{Mistake, Model};
 use tcpecho_lab::contestant::Contestant;
 use tcpecho_lab::observe::processes::{self, Process};
 use tcpecho_lab::observe::sock_diag::SockDiag;
-use tcpecho_lab::observe::sockets::State;
 use tcpecho_lab::peer::{Ended, PATIENCE, Peer};
 use tcpecho_lab::promised;
 use tcpecho_lab::server::{Server, ServerProcess};
@@ -34,8 +33,6 @@ promised! { by every model:
     sighup_keeps_its_disposition
     what_the_parent_did_to_signals_does_not_matter
     sigterm_at_start_never_hangs
-    a_restart_gets_the_port_while_time_wait_lasts
-    without_reuseaddr_a_restart_fails_while_time_wait_lasts
     after_sigkill_the_port_is_free
 }
 
@@ -49,9 +46,6 @@ promised! { by those that fork for each:
     a_child_blocks_no_more_signals_than_its_parent
     children_that_do_not_stop_are_killed_after_the_grace
     children_live_on_when_their_parent_is_killed
-    without_a_reaper_every_client_leaves_a_zombie
-    one_wait_per_sigchld_leaves_zombies_when_clients_leave_together
-    a_fatal_eintr_ends_the_server_when_the_first_child_leaves
 }
 
 /// Longer than any test waits: only what must not happen takes so long.
@@ -348,49 +342,6 @@ fn sigterm_at_start_never_hangs(contestant: &Contestant) -> anyhow::Result<()> {
 
 // -- The port -----------------------------------------------------------------------------------
 
-/// The server that stops with a peer connected closes first, so TIME_WAIT is on its side.
-fn leave_time_wait(server: Server, address: &str) -> anyhow::Result<u16> {
-    let mut left = None;
-    let server = ended(server.args(["--bind", address]), |server| {
-        let mut peer = Peer::connect(server.address())?;
-        peer.echo(b"connected")?;
-        server.signal(Signal::SIGTERM)?;
-        left = Some(peer.local());
-        peer.expect_fin()
-    })?;
-    let diag = SockDiag::open()?;
-    eventually("a connection in TIME_WAIT", PATIENCE, || {
-        let state = diag.state(server.address(), left?).ok()??;
-        (state == State::TimeWait).then_some(())
-    })?;
-    Ok(server.address().port())
-}
-
-fn a_restart_gets_the_port_while_time_wait_lasts(contestant: &Contestant) -> anyhow::Result<()> {
-    // Addresses of their own: nobody else's connections use these ports there.
-    let port = leave_time_wait(contestant.talkative(), "127.0.0.21")?;
-    let again = contestant
-        .talkative()
-        .args(["--bind", "127.0.0.21"])
-        .port(port);
-    Peer::connect(again.start()?.address())?.echo(b"here again")
-}
-
-fn without_reuseaddr_a_restart_fails_while_time_wait_lasts(
-    contestant: &Contestant,
-) -> anyhow::Result<()> {
-    let mistaken = || contestant.talkative().mistake(Mistake::NoReuseaddr);
-    let port = leave_time_wait(mistaken(), "127.0.0.22")?;
-    let again = mistaken()
-        .args(["--bind", "127.0.0.22"])
-        .port(port)
-        .launch()?;
-    let status = again.wait(PATIENCE)?;
-    ensure!(status.code() == Some(1), "{status}\n{again}");
-    ensure!(again.stderr().contains("EADDRINUSE"), "{again}");
-    Ok(())
-}
-
 fn after_sigkill_the_port_is_free(contestant: &Contestant) -> anyhow::Result<()> {
     let place = ["--bind", "127.0.0.23"];
     let server = contestant.talkative().args(place).start()?;
@@ -579,66 +530,6 @@ fn children_live_on_when_their_parent_is_killed(contestant: &Contestant) -> anyh
     })
 }
 
-// -- Mistakes -----------------------------------------------------------------------------------
-
-fn without_a_reaper_every_client_leaves_a_zombie(contestant: &Contestant) -> anyhow::Result<()> {
-    stopped(
-        contestant.talkative().mistake(Mistake::NoReaper),
-        |server| {
-            for _ in 0..5 {
-                Peer::connect(server.address())?.echo(b"hello")?;
-            }
-            wait_for_zombies(server, 5)?;
-            // More clients do not make them go.
-            Peer::connect(server.address())?.echo(b"hello")?;
-            wait_for_zombies(server, 6)?;
-            server.signal(Signal::SIGTERM)
-        },
-    )
-}
-
-fn one_wait_per_sigchld_leaves_zombies_when_clients_leave_together(
-    contestant: &Contestant,
-) -> anyhow::Result<()> {
-    stopped(
-        contestant.talkative().mistake(Mistake::WaitOnce),
-        |server| {
-            let mut peers = Vec::new();
-            for _ in 0..5 {
-                let mut peer = Peer::connect(server.address())?;
-                peer.echo(b"hello")?;
-                peers.push(peer);
-            }
-            wait_for_children(server, 5)?;
-            // The parent stands still while its children end: five ends, one SIGCHLD.
-            server.signal(Signal::SIGSTOP)?;
-            drop(peers);
-            wait_for_zombies(server, 5)?;
-            server.signal(Signal::SIGCONT)?;
-            wait_for_zombies(server, 4)?;
-            Peer::connect(server.address())?.echo(b"business as usual")?;
-            server.signal(Signal::SIGTERM)
-        },
-    )
-}
-
-fn a_fatal_eintr_ends_the_server_when_the_first_child_leaves(
-    contestant: &Contestant,
-) -> anyhow::Result<()> {
-    let server = contestant
-        .talkative()
-        .mistake(Mistake::FatalEintr)
-        .start()?;
-    let mut peer = Peer::connect(server.address())?;
-    peer.echo(b"hello")?;
-    ensure!(server.status().is_none(), "too early\n{server}");
-    drop(peer);
-    let status = server.wait(PATIENCE)?;
-    ensure!(status.code() == Some(1), "{status}\n{server}");
-    ensure!(server.stderr().contains("EINTR"), "{server}");
-    Ok(())
-}
-
 // -- Helpers ------------------------------------------------------------------------------------
 
 /// Starts a server, and expects it to end with 0 after `body`; what goes wrong is reported with
@@ -685,16 +576,6 @@ fn wait_for_children(server: &ServerProcess, count: usize) -> anyhow::Result<Vec
     })
     .with_context(|| processes::ps_view(&processes::children(server.pid())))?;
     Ok(seen)
-}
-
-/// This many zombies, and no living child.
-fn wait_for_zombies(server: &ServerProcess, count: usize) -> anyhow::Result<()> {
-    eventually(&format!("{count} zombies"), PATIENCE, || {
-        let children = processes::children(server.pid());
-        let zombies = children.iter().filter(|child| child.state == 'Z').count();
-        ((zombies, children.len()) == (count, count)).then_some(())
-    })
-    .with_context(|| processes::ps_view(&processes::children(server.pid())))
 }
 
 /// A pid may have gone to somebody else.

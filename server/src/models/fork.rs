@@ -96,7 +96,11 @@ fn start_child(server: &Server, children: &mut Children, stream: OwnedFd, peer: 
             log::warn!("refused {peer}: cannot fork: {errno}");
         }
     }
-    calls::close(stream);
+    if server.config.commits(Mistake::LeakConnfd) {
+        std::mem::forget(stream);
+    } else {
+        calls::close(stream);
+    }
 }
 
 /// Forks; only the parent returns. Signals are held back meanwhile, so that none arrives in a
@@ -122,7 +126,9 @@ fn split(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) -> nix::Result
 
 fn be_child(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) {
     signals::become_child(&server.counters.now);
-    server.listener.close_in_child();
+    if !server.config.commits(Mistake::KeepListenfd) {
+        server.listener.close_in_child();
+    }
     let mut interrupted = || _ = signals::pending();
     let policy = Policy::new(&server.config, &mut interrupted);
     let (end, echoed) = echo(stream.as_fd(), policy, server.counters.tally(nth));

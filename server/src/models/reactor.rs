@@ -26,7 +26,7 @@ use std::time::Duration;
 use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 use nix::errno::Errno;
-use tcpecho_common::calls;
+use tcpecho_common::{Mistake, calls};
 
 use super::Server;
 use crate::conn::Wants;
@@ -87,6 +87,9 @@ fn run(mut reactor: EventLoop<Epoll>) -> Result<(), Failure> {
 fn ready(table: &mut Table<Epoll>, event: &Event) {
     let Token(key) = event.token();
     let readiness = Readiness::from(event);
+    if event.is_read_closed() && table.commits(Mistake::CloseOnFin) {
+        return table.close_early(Key(key));
+    }
     table.ready(Key(key), readiness, readiness.hints_at_more());
 }
 
