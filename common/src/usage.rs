@@ -1,8 +1,11 @@
-//! A command line that cannot be right, told in one line; clap would take a paragraph.
+//! A command line that is answered at once: it cannot be right, told in one line where clap would
+//! take a paragraph; or it asks for a text.
+
+use std::io::{self, ErrorKind, Write as _};
 
 use clap::Error;
 
-use crate::{Exit, logging};
+use crate::{Exit, calls, logging};
 
 /// Tells what is wrong with the command line, in one line on stderr; or prints what was asked for,
 /// where that is the help or the version.
@@ -14,6 +17,23 @@ pub fn explain(program: &str, error: &Error) -> Exit {
     }
     logging::say(program, line(program, &error.to_string()));
     Exit::Usage
+}
+
+/// Prints what was asked for instead of being done. Nobody who reads it to its end is no error, no
+/// room for it is one.
+pub fn print(program: &str, text: &str) -> Exit {
+    let mut stdout = io::stdout();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let errno = calls::errno(&error);
+            logging::say(program, format!("cannot write to stdout: {errno}"));
+            Exit::Failed
+        }
+        _ => Exit::Done,
+    }
 }
 
 /// What clap says before it repeats the usage: the error, the possible values, a tip.

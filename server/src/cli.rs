@@ -89,6 +89,10 @@ pub struct Cli {
     #[arg(long, value_enum, value_name = "NAME")]
     mistake: Option<Mistake>,
 
+    /// Print the mistakes, the models that can make them and what one sees, and exit
+    #[arg(long)]
+    pub list_mistakes: bool,
+
     /// Write a record of the same system calls as -vvv to this open descriptor (for tcpecho-lab)
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..))]
     events_fd: Option<RawFd>,

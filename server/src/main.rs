@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tcpecho_common::{Exit, calls, logging, usage};
+use tcpecho_common::{Exit, Mistake, calls, logging, usage};
 use tcpechod::cli::{Cli, Config};
 use tcpechod::counters::Counters;
 use tcpechod::failure::Failure;
@@ -15,7 +15,11 @@ fn main() -> Exit {
     if is_inetd && inetd::keep_stderr_off_the_connection().is_err() {
         return Exit::Failed;
     }
-    let config = match Cli::try_parse().and_then(Cli::config) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) if cli.list_mistakes => return usage::print("tcpechod", &Mistake::table()),
+        other => other,
+    };
+    let config = match cli.and_then(Cli::config) {
         Ok(config) => config,
         Err(error) => return usage::explain("tcpechod", &error),
     };

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use anyhow::{Context, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
-use tcpecho_common::ready;
+use tcpecho_common::{Mistake, Model, ready};
 use tcpecho_lab::contestant::{Contestant, REACTOR};
 use tcpecho_lab::netns;
 use tcpecho_lab::peer::{PATIENCE, Peer};
@@ -163,6 +163,48 @@ fn refused(server: &Launched, beginning: &str, named: &str) -> anyhow::Result<()
     );
     ensure!(said.contains(named), "{named:?} is not mentioned\n{server}");
     ensure!(!said.contains("panicked"), "{server}");
+    Ok(())
+}
+
+// -- Asked for ----------------------------------------------------------------------------------
+
+/// Every mistake with its models, and nothing else: no server, no other flag needed.
+#[test]
+fn the_mistakes_are_listed() -> anyhow::Result<()> {
+    let server = Server::with_args(["--list-mistakes"]).launch()?;
+    let status = server.wait(PATIENCE)?;
+    ensure!(status.success() && server.stderr().is_empty(), "{server}");
+    let table = server.stdout();
+    let line_of = |name: &str| {
+        table
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name))
+    };
+    for mistake in Mistake::all() {
+        let line = line_of(mistake.name()).with_context(|| format!("{mistake}\n{server}"))?;
+        let shown = |model: &Model| line.split([' ', ',']).any(|word| word == model.name());
+        for model in Model::all() {
+            let can = mistake.models().contains(model);
+            ensure!(shown(model) == can, "{model}: {line}");
+        }
+        ensure!(line.contains(mistake.section()), "{line}");
+    }
+    Ok(())
+}
+
+/// `| head -1`, and `> /dev/full`.
+#[test]
+fn a_list_that_is_not_read_is_no_failure_and_one_that_is_lost_is() -> anyhow::Result<()> {
+    let (reader, broken) = Target::pipe()?;
+    drop(reader);
+    for (target, code, said) in [(broken, 0, ""), (Target::open("/dev/full")?, 1, "ENOSPC")] {
+        let server = Server::with_args(["--list-mistakes"]);
+        let server = server.stdout_to(target).launch()?;
+        let status = server.wait(PATIENCE)?;
+        ensure!(status.code() == Some(code), "{status}\n{server}");
+        ensure!(server.stderr().contains(said), "{server}");
+        ensure!(server.stderr().is_empty() == said.is_empty(), "{server}");
+    }
     Ok(())
 }
 
