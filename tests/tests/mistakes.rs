@@ -201,7 +201,9 @@ fn the_first_echo_is_the_last(_: Model, server: Server) -> Result<bool> {
 fn a_signal_ends_the_server(model: Model, server: Server) -> Result<bool> {
     with(server, |server| {
         let peer = served(server, 1)?;
+        // The signal must come during accept. The iterative one is there when its client has left.
         if model.unit() == Unit::Process {
+            wait_for_rest(server, || true)?;
             drop(peer);
             wait_for_children(server, "no child", <[_]>::is_empty)?;
         } else {
