@@ -29,6 +29,8 @@ pub enum Mistake {
     CloseInLoop,
 
     // Accepting.
+    /// The listening socket is closed and the server returns after the first client
+    OneClient,
     /// An interrupted accept ends the server
     FatalEintr,
     /// Bind without `SO_REUSEADDR`: no restart while `TIME_WAIT` lasts
@@ -78,6 +80,7 @@ impl Mistake {
             Self::LeakConnfd => "leak-connfd",
             Self::KeepListenfd => "keep-listenfd",
             Self::CloseInLoop => "close-in-loop",
+            Self::OneClient => "one-client",
             Self::FatalEintr => "fatal-eintr",
             Self::NoReuseaddr => "no-reuseaddr",
             Self::SpinOnEmfile => "spin-on-emfile",
@@ -101,6 +104,7 @@ impl Mistake {
             // Where a process has one connection at a time: elsewhere the number may be somebody
             // else's by the time it is closed again.
             Self::CloseInLoop => &[Model::Iterative, Model::Fork],
+            Self::OneClient => &[Model::Iterative],
             Self::FatalEintr => &[Model::Iterative, Model::Fork, Model::Exec, Model::Thread],
             Self::NoReuseaddr => Model::all(),
             // Whoever calls accept() and write(): io_uring accepts in the kernel, and sends without the
@@ -151,8 +155,9 @@ impl Mistake {
             Self::CloseInLoop => {
                 "the first line comes back, then the connection ends; -vvv shows read failing with EBADF"
             }
+            Self::OneClient => "the first client is served well, the second is refused",
             Self::FatalEintr => {
-                "the server exits when a signal arrives during accept: for fork and exec, when the first child ends"
+                "the server exits when a signal arrives during accept: where it has children, when the first of them ends"
             }
             Self::NoReuseaddr => "a restart fails with EADDRINUSE for the 60 s of TIME_WAIT",
             Self::SpinOnEmfile => {
@@ -190,6 +195,7 @@ impl Mistake {
             Self::WaitOnce | Self::Wait3Spin => "UNP 5.10",
             Self::LeakConnfd | Self::KeepListenfd => "UNP 4.8",
             Self::CloseInLoop => "UNP 5.3",
+            Self::OneClient => "UNP 1.5",
             Self::NoReuseaddr => "UNP 7.5",
             Self::SpinOnEmfile => "accept(2)",
             Self::DefaultSigpipe => "UNP 5.13",

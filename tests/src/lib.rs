@@ -3,9 +3,9 @@
 //! [`binaries`] finds (and builds) them, [`server`] and [`client`] run them ([`program`] is what these
 //! have in common), [`contestant`] names
 //! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
-//! would, [`wait`] waits for what they do, [`observe`] asks the kernel what they did, [`netns`] gives
-//! an experiment a network and process table of its own, [`skip`] says why there is none, [`soak`] does
-//! everything at once for a long time.
+//! would, [`limit`] takes their descriptors away, [`wait`] waits for what they do, [`observe`] asks
+//! the kernel what they did, [`netns`] gives an experiment a network and process table of its own,
+//! [`skip`] says why there is none, [`soak`] does everything at once for a long time.
 
 pub mod binaries;
 pub mod client;

@@ -50,6 +50,7 @@ mistakes! {
     leak_connfd = LeakConnfd: no_fin_comes_and_descriptors_are_left;
     keep_listenfd = KeepListenfd: clients_connect_though_nobody_accepts;
     close_in_loop = CloseInLoop: the_first_echo_is_the_last;
+    one_client = OneClient: the_second_client_is_refused;
     fatal_eintr = FatalEintr: a_signal_ends_the_server;
     no_reuseaddr = NoReuseaddr: time_wait_keeps_the_port;
     spin_on_emfile = SpinOnEmfile: without_descriptors_it_spins;
@@ -197,6 +198,22 @@ fn the_first_echo_is_the_last(_: Model, server: Server) -> Result<bool> {
 }
 
 // -- Accepting ----------------------------------------------------------------------------------
+
+fn the_second_client_is_refused(_: Model, server: Server) -> Result<bool> {
+    with(server, |server| {
+        let mut peer = served(server, 1)?.remove(0);
+        peer.half_close()?;
+        peer.expect_fin()?;
+        let ended = comes(server, || server.status().is_some())?;
+        if ended {
+            let second = TcpStream::connect(server.address());
+            ensure!(second.is_err(), "who has accepted?");
+        } else {
+            served(server, 1)?;
+        }
+        Ok(ended)
+    })
+}
 
 fn a_signal_ends_the_server(model: Model, server: Server) -> Result<bool> {
     with(server, |server| {

@@ -45,6 +45,9 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
                 exhaustion.ended();
                 desk.counters.accepted.fetch_add(1, Relaxed);
                 desk.talk(stream, peer);
+                if desk.config.commits(Mistake::OneClient) {
+                    break;
+                }
             }
             Err(Refusal::Interrupted) if desk.config.commits(Mistake::FatalEintr) => {
                 return Err(accept::fatal_eintr());
