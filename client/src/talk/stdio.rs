@@ -3,10 +3,10 @@
 //!
 //! poll looks into the kernel, fgets into a buffer of its own. When several lines come in one
 //! burst, as from a pipe or a paste, the first fgets takes all of them out of the kernel and
-//! returns one. The others are in the buffer, where poll does not see them: they are sent, one each
-//! time, when stdin has something new or ends. `(printf 'one\ntwo\nthree\n'; sleep 5) | tcpecho --mode
-//! stdio localhost` shows one, and five seconds later the others. A terminal hands over one line
-//! at a time, so whoever tries it by hand sees a program that works.
+//! returns one. The others are in the buffer, where poll does not see them: they are sent when
+//! stdin has something new, or ends. `(printf 'one\ntwo\nthree\n'; sleep 5) | tcpecho --mode stdio
+//! localhost` shows one, and five seconds later the others. A terminal hands over one line at a
+//! time, so whoever tries it by hand sees a program that works.
 //!
 //! It has a second trap: fgets waits for the end of a line that has begun, deaf to the server.
 //! What is right here is what the server's end means, and our half-close (UNP 6.7). The socket

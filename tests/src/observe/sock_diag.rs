@@ -4,6 +4,7 @@
 //! can be asked every millisecond.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -17,6 +18,8 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 /// `INET_DIAG_CONG`.
 const CONGESTION: u16 = 4;
+/// `idiag_timer` where the next thing to be sent is a keepalive probe.
+const KEEPALIVE: u8 = 2;
 /// The length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
@@ -50,6 +53,14 @@ impl SockDiag {
         let bytes = self.exchange(local, remote)?;
         let is_there = understand(&bytes)?.is_some_and(|answer| answer.state != State::Listen);
         Ok(congestion(&bytes).filter(|_| is_there))
+    }
+
+    /// When the kernel will send a keepalive probe from it if it hears nothing until then; None if it
+    /// never will, or waits for something else meanwhile.
+    pub fn next_probe(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<Duration>> {
+        let answer = self.ask(local, remote)?;
+        let keepalive = answer.filter(|answer| answer.timer == KEEPALIVE);
+        Ok(keepalive.map(|answer| answer.expires))
     }
 
     /// How many connections wait for accept at the listener with this address; None if nobody
@@ -94,6 +105,9 @@ impl SockDiag {
 #[derive(Clone, Copy, Debug)]
 struct Answer {
     state: State,
+    /// `idiag_timer`: what the kernel waits for on its own, and `idiag_expires`: how much longer.
+    timer: u8,
+    expires: Duration,
     /// `idiag_rqueue`: bytes not yet read; of a listener, connections not yet accepted.
     unread: u32,
     /// `idiag_wqueue`: bytes not yet acknowledged; of a listener, its backlog.
@@ -147,14 +161,18 @@ fn understand(answer: &[u8]) -> Result<Option<Answer>> {
         bail!(std::io::Error::from_raw_os_error(-code));
     }
     let number = *answer.get(HEADER + 1).context("no state in the answer")?;
+    let timer = *answer.get(HEADER + 2).context("no timer in the answer")?;
     let word = |at: usize| -> Result<u32> {
         let bytes = answer.get(at..at + 4).context("a short answer")?;
         Ok(u32::from_ne_bytes(bytes.try_into()?))
     };
     let (unread, limit) = (word(UNREAD)?, word(UNREAD + 4)?);
+    let expires = Duration::from_millis(word(UNREAD - 4)?.into());
     let state = sockets::state(number);
     Ok(state.map(|state| Answer {
         state,
+        timer,
+        expires,
         unread,
         limit,
     }))
@@ -181,7 +199,8 @@ mod tests {
     use crate::wait::eventually;
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
-    use std::time::Duration;
+
+    use nix::sys::socket::{setsockopt, sockopt};
 
     fn follow(bind: &str) {
         let diag = SockDiag::open().expect("netlink");
@@ -232,6 +251,22 @@ mod tests {
     #[test]
     fn a_connection_is_followed_by_its_addresses() {
         follow("127.0.0.1:0");
+    }
+
+    #[test]
+    fn a_keepalive_is_seen_before_it_is_sent() {
+        let diag = SockDiag::open().expect("netlink");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let server = listener.local_addr().expect("bound");
+        let near = TcpStream::connect(server).expect("a listener");
+        let client = near.local_addr().expect("bound");
+        let probe = || diag.next_probe(client, server).expect("an answer");
+        assert_eq!(probe(), None);
+        setsockopt(&near, sockopt::TcpKeepIdle, &1000).expect("an option");
+        setsockopt(&near, sockopt::KeepAlive, &true).expect("an option");
+        let seconds = probe().expect("a timer").as_secs();
+        assert!((900..=1000).contains(&seconds), "{seconds}");
+        assert_eq!(diag.next_probe(server, client).expect("an answer"), None);
     }
 
     #[test]
