@@ -1,5 +1,5 @@
-//! Bytes on their way: read in at the back, written out at the front, never more than
-//! `CAPACITY`. Full means: stop reading. One allocation for the life of the program.
+//! Bytes on their way: read in at the back, written out at the front, never more than the buffer
+//! holds. Full means: stop reading. One allocation for the life of the program.
 
 use nix::errno::Errno;
 
@@ -16,15 +16,20 @@ pub struct Buffer {
 
 impl Default for Buffer {
     fn default() -> Self {
-        Self {
-            bytes: vec![0; CAPACITY].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
+        Self::with_capacity(CAPACITY)
     }
 }
 
 impl Buffer {
+    /// One that holds so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: vec![0; bytes].into_boxed_slice(),
+            start: 0,
+            end: 0,
+        }
+    }
+
     /// Bytes waiting.
     pub fn len(&self) -> usize {
         self.end - self.start
@@ -38,7 +43,7 @@ impl Buffer {
     /// Is there room to read into? Not before half of the buffer is free: a reader that takes a
     /// few bytes at a time must not make us move all the others each time.
     pub fn has_room(&self) -> bool {
-        self.end < CAPACITY || self.start >= CAPACITY / 2
+        self.end < self.bytes.len() || self.start >= self.bytes.len() / 2
     }
 
     /// Lets `read` put bytes into the free part; returns how many it did. Call only if
@@ -47,7 +52,7 @@ impl Buffer {
         &mut self,
         read: impl FnOnce(&mut [u8]) -> nix::Result<usize>,
     ) -> nix::Result<usize> {
-        if self.end == CAPACITY {
+        if self.end == self.bytes.len() {
             self.bytes.copy_within(self.start.., 0);
             (self.start, self.end) = (0, self.len());
         }
