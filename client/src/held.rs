@@ -114,6 +114,18 @@ impl Held {
 
     /// Looks at those with these numbers, and tells which of them have ended meanwhile.
     pub fn look_at(&mut self, numbers: impl IntoIterator<Item = usize>) {
+        for line in self.news_of(numbers) {
+            logging::say(PROGRAM, line);
+        }
+    }
+
+    /// Looks at all of them.
+    pub fn look(&mut self) {
+        self.look_at(0..self.len());
+    }
+
+    /// What there is to tell of those with these numbers.
+    fn news_of(&mut self, numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
         let total = self.len();
         let mut ended: Vec<(SocketAddr, End)> = Vec::new();
         for connection in numbers {
@@ -127,17 +139,10 @@ impl Held {
                 ended.push((address, end));
             }
         }
-        for line in lines(&ended, total) {
-            logging::say(PROGRAM, line);
-        }
         if let Some((_, (cause, _))) = ended.first() {
             self.lost.get_or_insert(cause.exit());
         }
-    }
-
-    /// Looks at all of them.
-    pub fn look(&mut self) {
-        self.look_at(0..self.len());
+        lines(&ended, total)
     }
 
     /// The exit code of a talk that would end with `exit`: all is well only if none was lost.
@@ -324,19 +329,19 @@ mod tests {
     #[test]
     fn the_first_end_decides_on_the_exit_code_if_all_else_is_well() {
         let (_first, mut held, servers) = hold(3);
-        held.look();
+        assert!(held.news_of(0..9).is_empty());
         assert_eq!(held.judge(Exit::Done), Exit::Done);
         close_with_reset(&servers[1]).expect("a socket option");
         let mut servers = servers.into_iter();
         let kept = servers.next();
         drop(servers.next());
         wait_for_end(&held, 1);
-        held.look();
+        assert_eq!(held.news_of(0..9).len(), 1);
         let ended = [false, true, false];
         assert!(held.connections.iter().map(|c| c.has_ended).eq(ended));
         drop(kept);
         wait_for_end(&held, 0);
-        held.look();
+        assert_eq!(held.news_of(0..9).len(), 1);
         assert_eq!(held.judge(Exit::Done), Exit::Reset);
         assert_eq!(held.judge(Exit::Failed), Exit::Failed);
     }
@@ -349,11 +354,11 @@ mod tests {
         let stream = &held.connections[0].stream;
         let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::from(10_000_u16)), Ok(1));
-        held.look();
+        assert!(held.news_of(0..9).is_empty());
         assert_eq!(held.judge(Exit::Done), Exit::Done);
         drop(servers);
         wait_for_end(&held, 0);
-        held.look();
+        assert_eq!(held.news_of(0..9).len(), 1);
         assert_eq!(held.judge(Exit::Done), Exit::Premature);
     }
 

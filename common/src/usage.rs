@@ -15,7 +15,7 @@ pub fn explain(program: &str, error: &Error) -> Exit {
         let _ = error.print();
         return Exit::Done;
     }
-    logging::say(program, line(program, &error.to_string()));
+    logging::say(program, told(program, error));
     Exit::Usage
 }
 
@@ -34,6 +34,11 @@ pub fn print(program: &str, text: &str) -> Exit {
         }
         _ => Exit::Done,
     }
+}
+
+/// What is told: the line without the program's name in front.
+pub fn told(program: &str, error: &Error) -> String {
+    line(program, &error.to_string())
 }
 
 /// What clap says before it repeats the usage: the error, the possible values, a tip.
@@ -56,7 +61,7 @@ mod tests {
     use super::*;
     use clap::{Arg, Command};
 
-    fn told(arguments: &[&str]) -> String {
+    fn refused(arguments: &[&str]) -> String {
         let flag = Arg::new("model")
             .long("model")
             .value_parser(["fork", "thread"]);
@@ -64,7 +69,7 @@ mod tests {
             .arg(flag)
             .arg(Arg::new("HOST").required(true));
         let error = command.try_get_matches_from([&["x"], arguments].concat());
-        line("x", &error.expect_err("wrong").to_string())
+        told("x", &error.expect_err("wrong"))
     }
 
     #[test]
@@ -85,7 +90,7 @@ mod tests {
                 "the following required arguments were not provided: <HOST> (try 'x --help')",
             ),
         ] {
-            assert_eq!(told(arguments), expected);
+            assert_eq!(refused(arguments), expected);
         }
     }
 }
