@@ -16,7 +16,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 const DEADLINE: Duration = Duration::from_secs(20);
-const MODES: [&str; 2] = ["multiplexed", "blocking"];
+const MODES: [&str; 3] = ["multiplexed", "blocking", "stdio"];
 
 /// A client that is connected to us.
 struct Talk {

@@ -78,10 +78,11 @@ fn str_cli(
         if from_stdin && session.wants_input() {
             line.clear();
             input.line(&mut line, MAXLINE).map_err(Stop::stdin)?; // fgets
-            if line.is_empty() {
+            session.took(line.len());
+            // feof. A terminal would not say it again.
+            if input.is_at_end() {
                 session.input_ended();
             }
-            session.took(line.len());
             writen(stream, &line, session, manner);
         }
         if session.should_half_close() {

@@ -169,6 +169,11 @@ impl<'fd> LineReader<'fd> {
         Ok(())
     }
 
+    /// Has everything been given away, and will nothing follow?
+    pub fn is_at_end(&self) -> bool {
+        self.ended && self.start == self.end
+    }
+
     /// False at the end.
     fn refill(&mut self) -> nix::Result<bool> {
         while !self.ended {
@@ -216,9 +221,10 @@ mod tests {
         assert_eq!(next(&mut reader, MAXLINE), b"\n");
         assert_eq!(next(&mut reader, MAXLINE), b"\0two\n");
         assert_eq!(next(&mut reader, 6), b"three ");
+        assert!(!reader.is_at_end());
         assert_eq!(next(&mut reader, MAXLINE), b"four");
+        assert!(reader.is_at_end());
         assert_eq!(next(&mut reader, MAXLINE), b"");
-        assert!(reader.ended);
     }
 
     #[test]

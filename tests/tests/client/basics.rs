@@ -15,7 +15,8 @@ use tcpecho_lab::server::{Server, ServerProcess};
 /// How long anything may take that happens at once on an idle machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-pub const MODES: [&str; 2] = ["multiplexed", "blocking"];
+/// All of them.
+pub const MODES: [&str; 3] = ["multiplexed", "blocking", "stdio"];
 
 pub fn serve(model: Model) -> ServerProcess {
     Server::model(model).start().expect("a server")
