@@ -120,6 +120,8 @@ claims! {
     clone_fails_with_eagain = who_cannot_be_served_is_told(Errno::EAGAIN): (thread);
     clone_fails_with_enomem = who_cannot_be_served_is_told(Errno::ENOMEM): (thread);
 
+    a_panic_ends_one_connection = who_panics_harms_nobody_else(): (fork prefork thread thread_pool);
+
     clients_reset_while_queued = who_was_reset_in_the_queue_harms_nobody(): all;
     stopped_and_continued = stop_and_continue_change_nothing(&[]): all;
     stopped_and_continued_with_a_timeout = stop_and_continue_change_nothing(&["--idle-timeout", "2m"]): all;
@@ -323,6 +325,31 @@ fn a_failure_ends_one_connection(model: Model, call: &'static str, errno: Errno)
     assert_eq!(traced.server.stderr(), "");
 }
 
+/// One worker is enough for a pool to serve the next client: it must still be there.
+fn who_panics_harms_nobody_else(model: Model) {
+    let mut recipe = Server::model(model);
+    if model.serves() == Serves::Workers {
+        recipe = recipe.args(["--workers", "2"]);
+    }
+    let Some((traced, task, mut old, mut victim)) = with_a_victim(recipe, model) else {
+        return;
+    };
+    traced.inject_a_lie(task);
+    victim.send_if_possible("fatal");
+    victim.is_dropped();
+    assert!(traced.server.stderr().contains("panicked"));
+    is_well(&traced.server, &mut old);
+    no_zombies(&traced.server);
+    let open = || {
+        let server = &traced.server;
+        server.signal(Signal::SIGUSR1).ok()?;
+        let log = server.stderr();
+        let table = log.rsplit("status of ").next()?;
+        table.contains("open 1 ").then_some(())
+    };
+    eventually("that only the bystander is there", DEADLINE, open).expect("it is counted");
+}
+
 /// A server that serves a bystander (where it can) and a victim, with the fault aimed at the
 /// victim's connection.
 fn hit(
@@ -331,7 +358,14 @@ fn hit(
     errno: Errno,
     when: &'static str,
 ) -> Option<(Traceable, Option<Peer>, Peer)> {
-    let traced = Traceable::start(Server::model(model))?;
+    let (traced, task, old, victim) = with_a_victim(Server::model(model), model)?;
+    traced.inject(task, &[Fault { calls, errno, when }]);
+    Some((traced, old, victim))
+}
+
+/// Such a server, and the task that serves the victim.
+fn with_a_victim(recipe: Server, model: Model) -> Option<(Traceable, i32, Option<Peer>, Peer)> {
+    let traced = Traceable::start(recipe)?;
     let server = &traced.server;
     let old = bystander(model, server.address());
     let before = tasks(model, server.pid());
@@ -345,9 +379,7 @@ fn hit(
             .next()
             .copied(),
     });
-    let fault = Fault { calls, errno, when };
-    traced.inject(task.expect("somebody does"), &[fault]);
-    Some((traced, old, victim))
+    Some((traced, task.expect("somebody does"), old, victim))
 }
 
 fn no_child_stays_a_zombie_though_wait_is_interrupted(model: Model) {

@@ -15,6 +15,7 @@
 //! interrupted again and again until it has noticed (see [`signals`]).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -101,16 +102,17 @@ fn start_thread(server: &Server, crew: &Arc<Crew>, stream: OwnedFd, peer: Peer) 
 fn be_thread(config: &Config, counters: &Counters, member: &Member, stream: OwnedFd, peer: Peer) {
     signals::leave_to_main_thread();
     member.can_be_interrupted();
-    let (end, echoed) = echo(
-        stream.as_fd(),
-        Policy::new(config, &mut || {}),
-        counters.tally(member.nth),
-    );
-    let discarded = socket::prepare_close(&stream, end);
-    counters.discarded.fetch_add(discarded, Relaxed);
-    calls::close(stream);
+    // A panic closes the connection, and has been told by the one that panicked.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        let mut interrupted = || {};
+        let policy = Policy::new(config, &mut interrupted);
+        let (end, echoed) = echo(stream.as_fd(), policy, counters.tally(member.nth));
+        let discarded = socket::prepare_close(&stream, end);
+        counters.discarded.fetch_add(discarded, Relaxed);
+        calls::close(stream);
+        end.log(peer, echoed);
+    }));
     counters.closed.fetch_add(1, Relaxed);
-    end.log(peer, echoed);
 }
 
 /// The clients that are queued by now get a thread each, which gives them what they are owed; then

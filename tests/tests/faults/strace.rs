@@ -105,10 +105,20 @@ impl Traceable {
 
     /// From now on these calls of each of these tasks fail, counted for each. Once per server.
     pub fn inject_each(&self, tasks: &[i32], faults: &[Fault]) {
-        let numbers: Vec<_> = tasks.iter().map(ToString::to_string).collect();
-        let numbers = numbers.join(",");
         let calls: String = faults.iter().flat_map(|f| [",", f.calls]).collect();
         let options: String = faults.iter().map(|fault| fault.option()).collect();
+        self.attach(tasks, &calls, &options);
+    }
+
+    /// The next read of this task is said to have got more than there was room for, which is more than
+    /// any program can bear. Once per server.
+    pub fn inject_a_lie(&self, task: i32) {
+        self.attach(&[task], "", " -e inject=read:retval=1000000:when=1");
+    }
+
+    fn attach(&self, tasks: &[i32], calls: &str, options: &str) {
+        let numbers: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+        let numbers = numbers.join(",");
         let mut pipe = eventually("the shell to read", DEADLINE, || {
             let mut options = File::options();
             let path = self.directory.join("faults");
