@@ -52,7 +52,12 @@ pub const PREFORK_WITH_MANY_WORKERS_AND_ACCEPT_LOCK: Contestant = Contestant {
     model: Model::Prefork,
     flags: &["--workers", "64", "--accept-lock"],
 };
-/// As many threads.
+/// One for each of three clients.
+pub const PREFORK_WITH_THREE_WORKERS: Contestant = Contestant {
+    model: Model::Prefork,
+    flags: &["--workers", "3"],
+};
+/// Threads, as many as clients in any test that is not about thousands.
 pub const THREAD_POOL_WITH_MANY_WORKERS: Contestant = Contestant {
     model: Model::ThreadPool,
     flags: &["--workers", "64"],
@@ -98,7 +103,8 @@ pub const ALL: &[Contestant] = &[
 /// function `fn promise(&Contestant) -> anyhow::Result<()>` beside it.
 ///
 /// By whom: `everybody`; `every model`, where flags make no difference or would be in the way;
-/// `those that serve many at once`; `those that fork for each`.
+/// `those that serve many at once`; `those that fork for each`; `those with a child for each
+/// of three`; `pools`.
 #[macro_export]
 macro_rules! promised {
     (by everybody: $($promise:ident)+) => { $crate::promised!(@ $($promise [
@@ -147,6 +153,16 @@ macro_rules! promised {
     (by those that fork for each: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
         exec EXEC,
+    ])+); };
+    (by those with a child for each of three: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        fork FORK,
+        exec EXEC,
+        prefork PREFORK_WITH_THREE_WORKERS,
+    ])+); };
+    (by pools: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        prefork PREFORK,
+        prefork_with_accept_lock PREFORK_WITH_ACCEPT_LOCK,
+        thread_pool THREAD_POOL,
     ])+); };
     (@ $($promise:ident $contestants:tt)+) => {
         $(mod $promise { $crate::promised!(@@ $promise $contestants); })+

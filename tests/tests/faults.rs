@@ -373,7 +373,7 @@ fn with_a_victim(recipe: Server, model: Model) -> Option<(Traceable, i32, Option
     let task = eventually("who serves the victim", DEADLINE, || match model.unit() {
         Unit::Neither => Some(server.pid()),
         // Its workers have been there before.
-        _ if model.serves() == Serves::Workers => who_serves(server.pid(), &victim),
+        _ if model.serves() == Serves::Workers => who_serves(server, &victim),
         _ => tasks(model, server.pid())
             .difference(&before)
             .next()
@@ -396,10 +396,7 @@ fn no_child_stays_a_zombie_though_wait_is_interrupted(model: Model) {
     traced.inject(server.pid(), &[fault]);
     let clients = ["1", "2", "3"].map(|name| served(server.address(), name));
     let workers = match model {
-        Model::Prefork => clients
-            .each_ref()
-            .map(|c| who_serves(server.pid(), c))
-            .to_vec(),
+        Model::Prefork => clients.each_ref().map(|c| who_serves(server, c)).to_vec(),
         _ => vec![],
     };
     // The workers of a pool do not end with their clients.
@@ -591,9 +588,12 @@ fn acceptors(model: Model, pid: i32) -> Vec<i32> {
 }
 
 /// The worker, a process or a thread, which has the connection of this client, or waits for it.
-fn who_serves(pid: i32, client: &Peer) -> Option<i32> {
-    let ours = sockets::connected_to(client.local()).ok()?;
-    let name = format!("socket:[{}]", ours.first()?.inode);
+fn who_serves(server: &ServerProcess, client: &Peer) -> Option<i32> {
+    let pid = server.pid();
+    // Not all that are connected to this client's address are the server's: ports are used again.
+    let mut sockets = sockets::connected_to(client.local()).ok()?.into_iter();
+    let socket = sockets.find(|socket| socket.local == server.address())?;
+    let name = format!("socket:[{}]", socket.inode);
     let descriptor = |pid| {
         let descriptors = processes::descriptors(pid).ok()?;
         let mut descriptors = descriptors.into_iter();
