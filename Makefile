@@ -29,6 +29,10 @@ test: cargo ## all tests; TCPECHO_STRICT=1 turns every skip into a failure
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
 
+.PHONY: test-outside
+test-outside: cargo ## tests with other people's programs: ncat, nc, socat, inetd, systemd ... (installs nothing)
+	$(CARGO) test --locked -p tcpecho-lab --test outside -- --ignored
+
 .PHONY: demo
 demo: cargo ## the premature termination of a server, acted out and explained (DEMO=name: another one)
 	@$(CARGO) build --workspace --bins --locked
