@@ -48,6 +48,7 @@ promised! { by those that fork for each:
     a_child_leaves_sigint_to_its_parent
     a_child_blocks_no_more_signals_than_its_parent
     children_that_do_not_stop_are_killed_after_the_grace
+    a_child_that_learns_late_of_the_end_goes_by_its_parents_clock
     children_live_on_when_their_parent_is_killed
 }
 
@@ -511,6 +512,31 @@ fn children_that_do_not_stop_are_killed_after_the_grace(
         "it does not say so\n{server}"
     );
     Ok(())
+}
+
+/// Its own clock would end the grace when it has been killed for a second.
+fn a_child_that_learns_late_of_the_end_goes_by_its_parents_clock(
+    contestant: &Contestant,
+) -> anyhow::Result<()> {
+    const LATE: Duration = Duration::from_millis(1500);
+    let server = contestant.talkative().args(["--grace", "3s"]);
+    let server = ended(server, |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.send_until_stuck()?;
+        let child = wait_for_children(server, 1)?.remove(0);
+        kill(Pid::from_raw(child.pid), Signal::SIGSTOP)?;
+        server.signal(Signal::SIGTERM)?;
+        wait_until_refused(server)?;
+        // Not a wait for anything: so late it learns.
+        thread::sleep(LATE);
+        kill(Pid::from_raw(child.pid), Signal::SIGCONT)?;
+        peer.wait_until_reset()
+    })?;
+    ensure!(
+        !server.stderr().contains("that had not stopped"),
+        "it was not told\n{server}"
+    );
+    says_what_was_lost(&server)
 }
 
 fn children_live_on_when_their_parent_is_killed(contestant: &Contestant) -> anyhow::Result<()> {
