@@ -9,11 +9,11 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{self as local, UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -233,9 +233,9 @@ fn pipes_are_read_from_0_and_written_to_1() -> anyhow::Result<()> {
 
 #[test]
 fn a_file_or_a_device_is_read_to_its_end() -> anyhow::Result<()> {
-    let path = scratch("a-file")?;
+    let path = scratch("a-file");
     fs::write(&path, "some text")?;
-    for (path, text) in [(path, "some text"), ("/dev/null".into(), "")] {
+    for (path, text) in [(path.as_ref(), "some text"), (Path::new("/dev/null"), "")] {
         let server = Server::with_args(["--inetd"])
             .stdin_from(file(fs::File::open(path)?))
             .launch()?;
@@ -262,7 +262,7 @@ fn what_cannot_be_served_is_refused_in_one_line() -> anyhow::Result<()> {
         let server = Server::with_args(["--inetd"]).stdin_from(target).launch()?;
         refused(&server, named).context(named)?;
     }
-    let path = scratch("full")?;
+    let path = scratch("full");
     fs::write(&path, "some text")?;
     let server = Server::with_args(["--inetd"])
         .stdin_from(file(fs::File::open(&path)?))
@@ -289,8 +289,8 @@ fn what_was_not_handed_on_is_missed_in_one_line() -> anyhow::Result<()> {
 /// that becomes the connection.
 #[test]
 fn logs_and_records_go_past_the_connection() -> anyhow::Result<()> {
-    let (log, records) = (scratch("log")?, scratch("records")?);
-    let write = |path: &PathBuf| anyhow::Ok(file(fs::File::create(path)?));
+    let (log, records) = (scratch("log"), scratch("records"));
+    let write = |path: &Scratch| anyhow::Ok(file(fs::File::create(path)?));
     let server = EXEC
         .server()
         .args(["-vvv", "--events-fd", "1"])
@@ -322,11 +322,11 @@ fn logs_and_records_go_past_the_connection() -> anyhow::Result<()> {
 /// A file without the right to be executed, as far as anybody has it, root too.
 #[test]
 fn where_exec_fails_the_client_is_refused_and_the_server_goes_on() -> anyhow::Result<()> {
-    let program = scratch("a-program")?;
+    let program = scratch("a-program");
     fs::copy(binaries::path("tcpechod")?, &program)?;
     let mode = |mode| fs::set_permissions(&program, fs::Permissions::from_mode(mode));
     mode(0o755)?;
-    let server = Server::plain(&program, ["--model", "exec", "0"]).start()?;
+    let server = Server::plain(program.as_ref(), ["--model", "exec", "0"]).start()?;
     Peer::connect(server.address())?.echo(b"as ever")?;
     mode(0o644)?;
     Peer::connect(server.address())?.expect_fin()?;
@@ -348,9 +348,9 @@ fn where_exec_fails_the_client_is_refused_and_the_server_goes_on() -> anyhow::Re
 /// What runs is executed, not what lies in its place meanwhile.
 #[test]
 fn a_program_that_was_replaced_serves_on() -> anyhow::Result<()> {
-    let program = scratch("replaced")?;
+    let program = scratch("replaced");
     fs::copy(binaries::path("tcpechod")?, &program)?;
-    let server = Server::plain(&program, ["--model", "exec", "0"]).start()?;
+    let server = Server::plain(program.as_ref(), ["--model", "exec", "0"]).start()?;
     fs::remove_file(&program)?;
     let mut peer = Peer::connect(server.address())?;
     peer.echo(b"as ever")?;
@@ -455,7 +455,7 @@ fn a_socket_that_was_passed_to_somebody_else_is_not_ours() -> anyhow::Result<()>
 
 #[test]
 fn what_cannot_be_listened_on_is_refused_with_a_way_out() -> anyhow::Result<()> {
-    let path = scratch("socket")?;
+    let path = scratch("socket");
     let (_peer, connection) = connection()?;
     let listener = || anyhow::Ok(file(TcpListener::bind("127.0.0.1:0")?));
     for (line, socket, passed, named) in [
@@ -489,10 +489,10 @@ fn the_manager_is_told_when_it_is_ready_and_when_it_stops(
 ) -> anyhow::Result<()> {
     let name = format!("tcpecho-lab-{}-{}", std::process::id(), contestant.model);
     let hidden = local::SocketAddr::from_abstract_name(&name)?;
-    let path = scratch(&format!("notify-{}", contestant.model))?;
+    let path = scratch(&format!("notify-{}", contestant.model));
     for (manager, place) in [
         (UnixDatagram::bind_addr(&hidden)?, format!("@{name}")),
-        (UnixDatagram::bind(&path)?, path.display().to_string()),
+        (UnixDatagram::bind(&path)?, path.0.display().to_string()),
     ] {
         manager.set_read_timeout(Some(PATIENCE))?;
         let told = || {
@@ -568,13 +568,24 @@ fn file(fd: impl Into<OwnedFd>) -> Target {
     Target::File(Arc::new(fd.into()))
 }
 
-/// A name for a file, which is not there.
-fn scratch(name: &str) -> anyhow::Result<PathBuf> {
+/// A name for a file, which is not there; removed in the end.
+fn scratch(name: &str) -> Scratch {
     let name = format!("inetd-{}-{name}", std::process::id());
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => bail!("{error}"),
-        _ => Ok(path),
+    Scratch(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name))
+}
+
+struct Scratch(PathBuf);
+
+impl AsRef<Path> for Scratch {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A test may have removed it itself.
+        let _ = fs::remove_file(&self.0);
     }
 }
 
