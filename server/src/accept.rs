@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollTimeout, poll};
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername};
 use tcpecho_common::calls;
 
 use crate::failure::Failure;
@@ -72,6 +72,11 @@ pub fn accept(listener: &Listener, blocking: Blocking) -> Result<(OwnedFd, Peer)
         Blocking::Yes => calls::may_block("accept", fd, || accept4(fd, flags)),
         Blocking::No => calls::at_once("accept", fd, || accept4(fd, flags)),
     };
+    sort(accepted)
+}
+
+/// Sorts what an accept has come to, whoever has made it.
+pub fn sort<T>(accepted: nix::Result<T>) -> Result<T, Refusal> {
     match accepted.map_err(|errno| (Refusal::from(errno), errno)) {
         Ok(connection) => {
             LOST_IN_A_ROW.store(0, Relaxed);
@@ -202,6 +207,18 @@ impl Peer {
         scope: [0; 4],
         port: 0,
     };
+
+    /// The peer of a connection that was accepted without its address; unknown if it has been reset
+    /// meanwhile.
+    pub fn of(connection: impl AsFd) -> Self {
+        let fd = connection.as_fd().as_raw_fd();
+        let mut peer = Self::UNKNOWN;
+        let asked = calls::at_once("getpeername", fd, || {
+            peer = Self::from(&getpeername::<SockaddrStorage>(fd)?);
+            Ok(())
+        });
+        asked.map_or(Self::UNKNOWN, |()| peer)
+    }
 
     /// The address; IPv4 as IPv4, also where it came through a dual-stack socket.
     pub fn address(self) -> SocketAddr {
