@@ -39,8 +39,7 @@ pub enum Model {
     /// A task per client, written like the blocking echo, on a small executor over mio
     Async,
 
-    /// All clients in one thread that waits for completions instead of readiness: io_uring (Linux 6.0)
-    #[value(skip)]
+    /// All clients in one thread that waits for completions instead of readiness: io_uring (Linux 6.1)
     Uring,
 }
 

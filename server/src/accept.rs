@@ -72,7 +72,13 @@ pub fn accept(listener: &Listener, blocking: Blocking) -> Result<(OwnedFd, Peer)
         Blocking::Yes => calls::may_block("accept", fd, || accept4(fd, flags)),
         Blocking::No => calls::at_once("accept", fd, || accept4(fd, flags)),
     };
-    sort(accepted)
+    match sort(accepted) {
+        // --mistake spin-on-emfile: as if it had been this one client only.
+        Err(Refusal::Exhausted(_)) if listener.spins() && !signals::stopping() => {
+            Err(Refusal::Lost)
+        }
+        other => other,
+    }
 }
 
 /// Sorts what an accept has come to, whoever has made it.
@@ -92,10 +98,6 @@ pub fn sort<T>(accepted: nix::Result<T>) -> Result<T, Refusal> {
             } else {
                 Refusal::Lost
             })
-        }
-        // --mistake spin-on-emfile: as if it had been this one client only.
-        Err((Refusal::Exhausted(_), _)) if listener.spins() && !signals::stopping() => {
-            Err(Refusal::Lost)
         }
         Err((refusal, _)) => Err(refusal),
     }

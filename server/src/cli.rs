@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{
+    NonEmptyStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser,
+};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 use nix::libc::STDERR_FILENO;
@@ -12,6 +14,8 @@ use nix::net::if_::if_nametoindex;
 use tcpecho_common::logging::Verbosity;
 use tcpecho_common::model::Serves;
 use tcpecho_common::{Mistake, Model, defaults, units};
+
+use crate::models;
 
 /// TCP echo server whose concurrency model is a command-line flag
 ///
@@ -40,7 +44,7 @@ pub struct Cli {
     bind: Option<SocketAddr>,
 
     /// How many clients are served at once, and by what
-    #[arg(short, long, value_enum, default_value_t = Model::Reactor)]
+    #[arg(short, long, value_parser = models(), default_value_t = Model::Reactor)]
     model: Model,
 
     /// Completed connections the kernel queues for accept (listen(2); Linux queues one more)
@@ -272,9 +276,17 @@ impl Cli {
 
     fn check(&self) -> Result<(), String> {
         let model = self.model();
+        if let Some(why) = models::missing(model) {
+            return Err(format!("--model {model} cannot be had: {why}"));
+        }
         if model.serves() == Serves::One && self.max_connections.is_some() {
             return Err(format!(
                 "--max-connections makes no sense with --model {model}, which serves one client at a time"
+            ));
+        }
+        if model == Model::Uring && self.sigpipe == Sigpipe::Default {
+            return Err(format!(
+                "--sigpipe default makes no sense with --model {model}: the kernel raises no SIGPIPE for what it sends from a ring"
             ));
         }
         if self.workers.is_some() && model.default_workers().is_none() {
@@ -316,6 +328,22 @@ impl Cli {
 /// Is there one wait for all connections, which can be done without sleeping?
 fn spins(model: Model) -> bool {
     matches!(model, Model::Select | Model::Poll | Model::Reactor)
+}
+
+/// The models; those that cannot be had are listed all the same, with the reason.
+fn models() -> impl TypedValueParser<Value = Model> {
+    let listed = |model: &Model| {
+        let value = model.to_possible_value()?;
+        Some(match (models::missing(*model), value.get_help()) {
+            (Some(why), Some(help)) => {
+                let help = format!("{help}; {why}");
+                PossibleValue::new(model.name()).help(help)
+            }
+            _ => value,
+        })
+    };
+    let values: Vec<_> = Model::all().iter().filter_map(listed).collect();
+    PossibleValuesParser::new(values).try_map(|name| Model::from_str(&name, false))
 }
 
 /// The models of which `is` is true, as a choice between flags.
@@ -388,6 +416,22 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_is_not_in_this_build_is_listed_and_refused() {
+        let help = Cli::command().render_long_help().to_string();
+        let models = Model::all().iter();
+        for model in models {
+            assert!(help.contains(&format!("- {model}:")), "{help}");
+            let refused = config(&format!("--model {model}")).err();
+            let why = models::missing(*model);
+            assert_eq!(refused.as_ref().map(clap::Error::exit_code), why.map(|_| 2));
+            if let (Some(error), Some(why)) = (refused, why) {
+                assert!(error.to_string().contains(why), "{error}");
+                assert!(help.contains(why), "{help}");
+            }
+        }
+    }
+
+    #[test]
     fn the_grace_shown_in_help_is_the_default() {
         assert_eq!(config("").map(|c| c.grace).ok(), Some(defaults::GRACE));
     }
@@ -400,6 +444,7 @@ mod tests {
             "--model thread --mistake wait-once",
             "--model prefork --max-connections 3",
             "--model thread-pool --accept-lock",
+            "--model uring --sigpipe default",
             "--backlog 4097",
             "--max-connections 0",
             "--idle-timeout 0",

@@ -10,6 +10,8 @@ mod select;
 mod tasks;
 mod thread;
 mod thread_pool;
+#[cfg(all(feature = "uring", target_os = "linux"))]
+mod uring;
 
 use nix::libc::STDOUT_FILENO;
 use tcpecho_common::Model;
@@ -55,7 +57,6 @@ impl Server {
 /// Serves until a signal ends it. Errors: only what keeps it from starting to, or makes the
 /// listening socket unusable.
 pub fn serve(server: Server) -> Result<(), Failure> {
-    #[allow(clippy::match_same_arms)]
     match server.config.model {
         Model::Iterative => iterative::serve(server),
         Model::Fork => fork::serve(server),
@@ -67,9 +68,20 @@ pub fn serve(server: Server) -> Result<(), Failure> {
         Model::Poll => poll::serve(server),
         Model::Reactor => reactor::serve(server),
         Model::Async => tasks::serve(server),
-        Model::Uring => unreachable!("not on the command line yet"),
+        #[cfg(all(feature = "uring", target_os = "linux"))]
+        Model::Uring => uring::serve(server),
+        #[cfg(not(all(feature = "uring", target_os = "linux")))]
+        Model::Uring => Err(Failure::plain(NO_URING)),
     }
 }
+
+/// Why the model cannot be had in this build, where it cannot.
+pub fn missing(model: Model) -> Option<&'static str> {
+    let built = cfg!(all(feature = "uring", target_os = "linux"));
+    (model == Model::Uring && !built).then_some(NO_URING)
+}
+
+const NO_URING: &str = "not in this build, which is without the cargo feature uring";
 
 /// To be called before anything is opened or logged: has the model other plans for the descriptors
 /// that the command line names?
