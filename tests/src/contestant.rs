@@ -64,6 +64,8 @@ pub const THREAD_POOL_WITH_MANY_WORKERS: Contestant = Contestant {
 };
 /// A task per client.
 pub const ASYNC: Contestant = Contestant::plain(Model::Async);
+/// All clients in one thread, by completions.
+pub const URING: Contestant = Contestant::plain(Model::Uring);
 /// Reads and writes that time out (`SO_RCVTIMEO`), so that calls return EAGAIN now and then.
 pub const THREAD_WITH_IDLE_TIMEOUT: Contestant = Contestant {
     model: Model::Thread,
@@ -94,6 +96,7 @@ pub const ALL: &[Contestant] = &[
     REACTOR,
     REACTOR_WITH_WORKERS,
     ASYNC,
+    URING,
     THREAD_WITH_IDLE_TIMEOUT,
     REACTOR_WITH_IDLE_TIMEOUT,
     ASYNC_WITH_IDLE_TIMEOUT,
@@ -120,6 +123,7 @@ macro_rules! promised {
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
         r#async ASYNC,
+        uring URING,
         thread_with_idle_timeout THREAD_WITH_IDLE_TIMEOUT,
         reactor_with_idle_timeout REACTOR_WITH_IDLE_TIMEOUT,
         async_with_idle_timeout ASYNC_WITH_IDLE_TIMEOUT,
@@ -136,6 +140,7 @@ macro_rules! promised {
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
         r#async ASYNC,
+        uring URING,
     ])+); };
     (by those that serve many at once: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,
@@ -149,6 +154,7 @@ macro_rules! promised {
         reactor REACTOR,
         reactor_with_workers REACTOR_WITH_WORKERS,
         r#async ASYNC,
+        uring URING,
     ])+); };
     (by those that fork for each: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,

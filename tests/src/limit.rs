@@ -37,7 +37,11 @@ impl Limit {
         let mut free = (0..i32::MAX).filter(|n| used.iter().all(|(fd, _)| fd != n));
         let limit = free.nth(room).context("none is free")? as u64;
         limit_descriptors(self.pid, Some((limit, self.before.1)))?;
-        // An accept that blocks has had its descriptor reserved since before: start it anew.
+        // An accept that blocks has had its descriptor reserved since before (and one in a ring
+        // knows the limit from before): start it anew, by a stop that interrupts the wait.
+        eventually("a process that waits", PROMPTLY, || {
+            processes::look(self.pid).filter(|process| process.state == 'S')
+        })?;
         kill(Pid::from_raw(self.pid), Signal::SIGSTOP)?;
         eventually("a stopped process", PROMPTLY, || {
             processes::look(self.pid).filter(|process| process.state == 'T')

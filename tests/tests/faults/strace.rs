@@ -34,8 +34,8 @@ const PARENT: &str = r#"set -f; "$@" & read -r task faults < "$0/faults" && exec
 /// Calls that every task makes sooner or later: when one of them has been seen, strace is there. A
 /// poll that was interrupted by the attaching goes on as restart_syscall. The question mark: where
 /// the architecture has it.
-const SEEN: &str =
-    "accept4,read,write,restart_syscall,?select,?pselect6,?poll,?ppoll,?epoll_wait,?epoll_pwait";
+const SEEN: &str = "accept4,read,write,restart_syscall,?select,?pselect6,?poll,?ppoll,\
+    ?epoll_wait,?epoll_pwait,?io_uring_enter";
 
 /// A failure to inject.
 #[derive(Clone, Copy, Debug)]
