@@ -34,9 +34,22 @@ pub fn unread(socket: impl AsFd) -> usize {
 }
 
 /// Bytes we have sent and the peer's kernel has not acknowledged (SIOCOUTQ); an unacknowledged FIN
-/// counts as one. 0 if the kernel will not say.
+/// counts as one. 0 if the kernel will not say, or the connection has been reset: then nothing will
+/// ever be acknowledged, though the kernel still names the figure. A read does not tell that of a
+/// reset which came after the peer's FIN.
 pub fn unacknowledged(socket: impl AsFd) -> usize {
-    queue(&socket, libc::TIOCOUTQ)
+    let bytes = queue(&socket, libc::TIOCOUTQ);
+    if bytes > 0 && has_failed(&socket) {
+        return 0;
+    }
+    bytes
+}
+
+fn has_failed(socket: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    // Errors are told unasked.
+    let told = poll(&mut fds, PollTimeout::ZERO).map(|_| fds[0].revents());
+    told.is_ok_and(|events| events.is_some_and(|events| events.contains(PollFlags::POLLERR)))
 }
 
 #[expect(unsafe_code)]

@@ -44,8 +44,8 @@ macro_rules! promised_by_loops {
 
 promised_by_loops! {
     an_echo_costs_two_calls_when_all_are_busy
-    urgent_data_that_nobody_reads_costs_nothing
-    a_peer_that_lingers_costs_nothing
+    peers_that_linger_cost_nothing
+    a_stopping_server_does_not_wait_for_the_dead
     it_spins_if_told_to
     it_does_not_spin_unless_told_to
     at_the_limit_of_descriptors_it_rests
@@ -105,39 +105,51 @@ fn settled(server: &ServerProcess, echoes: usize) -> anyhow::Result<Vec<CallReco
     Ok(calls)
 }
 
-/// The mark stays where it is until there is something to read behind it.
-fn urgent_data_that_nobody_reads_costs_nothing(contestant: &Contestant) -> anyhow::Result<()> {
-    with(contestant.talkative(), |server| {
-        let mut peer = Peer::connect(server.address())?;
-        peer.echo(b"abc")?;
-        peer.send_urgent(b'D')?;
-        peer.wait_until_delivered()?;
-        costs_nothing(server)?;
-        peer.echo(b"efg")
-    })
-}
-
-/// The server stops. Both sides have sent their FIN, and one has not read: there is nothing to wait
-/// for but the clock.
-fn a_peer_that_lingers_costs_nothing(contestant: &Contestant) -> anyhow::Result<()> {
+/// The server stops. Both sides have sent their FIN, and these have not read: there is nothing to
+/// wait for but the clock.
+fn peers_that_linger_cost_nothing(contestant: &Contestant) -> anyhow::Result<()> {
     let server = contestant.talkative().args(["--grace", "60s"]).start()?;
-    let mut peer = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
-    peer.echo(b"hello")?;
-    peer.send_pattern(1_000_000)?;
-    peer.wait_until_delivered()?;
     let diag = SockDiag::open()?;
-    eventually("an empty receive buffer", PATIENCE, || {
-        let unread = diag.unread(server.address(), peer.local()).ok()??;
-        (unread == 0).then_some(())
-    })?;
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        let mut peer = Peer::connect_with_buffer(server.address(), 32 * 1024)?;
+        peer.send_pattern(1_000_000)?;
+        peer.wait_until_delivered()?;
+        eventually("an empty receive buffer", PATIENCE, || {
+            let unread = diag.unread(server.address(), peer.local()).ok()??;
+            (unread == 0).then_some(())
+        })?;
+        peers.push(peer);
+    }
     server.signal(Signal::SIGTERM)?;
     eventually("a closed listener", PATIENCE, || {
         let queue = diag.queued(server.address()).ok()?;
         queue.is_none().then_some(())
     })?;
-    peer.half_close()?;
+    peers.iter_mut().try_for_each(Peer::half_close)?;
     costs_nothing(&server)?;
-    peer.expect_rest_and_fin()?;
+    peers.iter_mut().try_for_each(Peer::expect_rest_and_fin)?;
+    let status = server.wait(PATIENCE)?;
+    ensure!(status.success(), "{status}\n{server}");
+    Ok(())
+}
+
+/// They have closed before they were answered. Their kernel resets the connection for the answer, and
+/// acknowledges nothing any more.
+fn a_stopping_server_does_not_wait_for_the_dead(contestant: &Contestant) -> anyhow::Result<()> {
+    let server = contestant.talkative().args(["--grace", "60s"]).start()?;
+    let mut peers = connect(server.address(), 5)?;
+    for peer in &mut peers {
+        peer.echo(b"hello")?;
+    }
+    server.freeze()?;
+    for peer in &mut peers {
+        peer.send(b"and goodbye")?;
+        peer.wait_until_delivered()?;
+    }
+    drop(peers);
+    server.signal(Signal::SIGTERM)?;
+    server.thaw()?;
     let status = server.wait(PATIENCE)?;
     ensure!(status.success(), "{status}\n{server}");
     Ok(())

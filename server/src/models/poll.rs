@@ -10,9 +10,9 @@
 //! Level-triggered: poll tells what is there, not what has changed, and tells it again until it is
 //! gone. So nothing can be missed, but nobody may be asked about whose answer does not interest us,
 //! or the loop spins: not for input while output is pending (the end of the input would be told for
-//! ever), not for urgent data (POLLPRI stays on until somebody has read past the mark), not the
-//! listener while nobody may be accepted. POLLERR and POLLHUP come unasked; who waits for nothing
-//! is taken out of the array.
+//! ever), not the listener while nobody may be accepted. POLLERR and POLLHUP come unasked; who waits
+//! for nothing is taken out of the array. Urgent data needs no POLLPRI: what stands behind the mark
+//! makes the socket readable once more.
 //!
 //! What to look for: `ps` shows one process with one thread, asleep in do_poll; `strace` shows the
 //! array grow with the number of clients.
@@ -105,11 +105,7 @@ struct PollArray {
 
 impl InterestList for PollArray {
     fn add(&mut self, key: Key, stream: BorrowedFd<'_>) -> Result<(), String> {
-        let at = FIRST + key.index();
-        if at >= self.fds.len() {
-            self.fds.resize(at + 1, VACANT);
-        }
-        self.set(at, Some(stream), libc::POLLIN);
+        self.set(FIRST + key.index(), Some(stream), libc::POLLIN);
         Ok(())
     }
 
@@ -134,7 +130,11 @@ impl InterestList for PollArray {
 }
 
 impl PollArray {
+    /// The array may have got too short for one who waits for nothing, when the last one left.
     fn set(&mut self, at: usize, fd: Option<BorrowedFd<'_>>, events: c_short) {
+        if at >= self.fds.len() {
+            self.fds.resize(at + 1, VACANT);
+        }
         self.fds[at] = pollfd {
             fd: fd.map_or(-1, |fd| fd.as_raw_fd()),
             events,

@@ -9,9 +9,8 @@
 //! Level-triggered: select tells what is there, not what has changed, and tells it again until it is
 //! gone. So nothing can be missed, but nobody may be asked about whose answer does not interest us,
 //! or the loop spins: not for input while output is pending (the end of the input would be told for
-//! ever), not the listener while nobody may be accepted. Nor is there a third set, for exceptions:
-//! urgent data would be told until somebody has read past the mark (UNP 24.2), and what stands
-//! behind the mark makes the socket readable anyway.
+//! ever), not the listener while nobody may be accepted. Urgent data needs no third set, for
+//! exceptions: what stands behind the mark makes the socket readable once more.
 //!
 //! What to look for: `ps` shows one process with one thread, asleep in do_select; `strace` shows the
 //! sets.
