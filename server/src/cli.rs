@@ -297,7 +297,7 @@ impl Cli {
         }
         if self.spin.is_some() && !spins(model) {
             return Err(format!(
-                "--spin makes no sense with --model {model}, which does not wait for readiness: add --model {}",
+                "--spin makes no sense with --model {model}: add --model {}",
                 names(spins)
             ));
         }
