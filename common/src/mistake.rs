@@ -164,7 +164,7 @@ impl Mistake {
                 "with ulimit -n reached, top shows the server at 100 % CPU, and strace accept failing with EMFILE again and again"
             }
             Self::DefaultSigpipe => {
-                "a client that leaves without waiting for its echoes kills the server without a word (for fork: its child); the shell says Broken pipe"
+                "a client that has closed its half and vanishes while the server writes to it kills the server without a word (for fork: its child), and so does kill -PIPE; the shell says Broken pipe"
             }
             Self::DieOnReset => {
                 "one client's reset ends the server with exit code 1, and everybody's connection with it"
@@ -176,7 +176,7 @@ impl Mistake {
                 "a client that reads slowly misses bytes in the midst of its echoes"
             }
             Self::BlockingWrite => {
-                "one client that sends and never reads stops the echoes of all others; -vvv ends with write(N) ..."
+                "one client that sends and never reads stops the echoes of all others; -vvv shows it waiting: write(N) ..."
             }
             Self::ReadOnce => {
                 "of a message of more than 4096 bytes the rest comes back only when the client sends more; ss shows it in Recv-Q"
