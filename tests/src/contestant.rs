@@ -106,8 +106,9 @@ pub const ALL: &[Contestant] = &[
 /// function `fn promise(&Contestant) -> anyhow::Result<()>` beside it.
 ///
 /// By whom: `everybody`; `every model`, where flags make no difference or would be in the way;
-/// `those that serve many at once`; `those that fork for each`; `those with a child for each
-/// of three`; `pools`.
+/// `those that serve many at once`; `those that write by themselves`, where the kernel does not do it
+/// for them, and it is clear who; `those that fork for each`; `those with a child for each of three`;
+/// `pools`.
 #[macro_export]
 macro_rules! promised {
     (by everybody: $($promise:ident)+) => { $crate::promised!(@ $($promise [
@@ -155,6 +156,18 @@ macro_rules! promised {
         reactor_with_workers REACTOR_WITH_WORKERS,
         r#async ASYNC,
         uring URING,
+    ])+); };
+    (by those that write by themselves: $($promise:ident)+) => { $crate::promised!(@ $($promise [
+        iterative ITERATIVE,
+        fork FORK,
+        exec EXEC,
+        thread THREAD,
+        thread_pool THREAD_POOL,
+        select SELECT,
+        poll POLL,
+        reactor REACTOR,
+        reactor_with_workers REACTOR_WITH_WORKERS,
+        r#async ASYNC,
     ])+); };
     (by those that fork for each: $($promise:ident)+) => { $crate::promised!(@ $($promise [
         fork FORK,

@@ -15,6 +15,9 @@ use tcpecho_lab::wait::eventually;
 
 promised! { by every model:
     ignored_it_ends_that_connection_only
+}
+
+promised! { by those that write by themselves:
     counted_it_is_told_and_ends_that_connection_only
     by_default_it_kills_who_writes
     a_signal_sent_by_hand_is_counted_too
@@ -22,7 +25,7 @@ promised! { by every model:
 
 fn ignored_it_ends_that_connection_only(contestant: &Contestant) -> anyhow::Result<()> {
     let server = contestant.talkative().start()?;
-    leave_owing_a_write(&server)?;
+    leave_owing_a_write(&server, served(&server)?)?;
     eventually("the end of that connection", PATIENCE, || {
         server.stderr().contains("EPIPE").then_some(())
     })?;
@@ -33,7 +36,9 @@ fn ignored_it_ends_that_connection_only(contestant: &Contestant) -> anyhow::Resu
 fn counted_it_is_told_and_ends_that_connection_only(contestant: &Contestant) -> anyhow::Result<()> {
     let server = counting(contestant).start()?;
     for number in 1..=2 {
-        let writer = leave_owing_a_write(&server)?;
+        let peer = served(&server)?;
+        let writer = who_serves(&server)?;
+        leave_owing_a_write(&server, peer)?;
         // Every child counts its own.
         let number = if writer == server.pid() { number } else { 1 };
         eventually("the end of that connection", PATIENCE, || {
@@ -50,7 +55,9 @@ fn counted_it_is_told_and_ends_that_connection_only(contestant: &Contestant) -> 
 fn by_default_it_kills_who_writes(contestant: &Contestant) -> anyhow::Result<()> {
     let server = contestant.talkative().args(["--sigpipe", "default"]);
     let server = server.start()?;
-    let writer = leave_owing_a_write(&server)?;
+    let peer = served(&server)?;
+    let writer = who_serves(&server)?;
+    leave_owing_a_write(&server, peer)?;
     if writer == server.pid() {
         let status = server.wait(PATIENCE)?;
         let killer = std::os::unix::process::ExitStatusExt::signal(&status);
@@ -67,8 +74,7 @@ fn by_default_it_kills_who_writes(contestant: &Contestant) -> anyhow::Result<()>
 /// As the course does it: kill -PIPE, to the server and to the child that serves.
 fn a_signal_sent_by_hand_is_counted_too(contestant: &Contestant) -> anyhow::Result<()> {
     let server = counting(contestant).start()?;
-    let mut peer = Peer::connect(server.address())?;
-    peer.echo(b"served")?;
+    let mut peer = served(&server)?;
     let writer = who_serves(&server)?;
     for number in 1..=2 {
         for pid in [writer, server.pid()] {
@@ -89,21 +95,21 @@ fn counting(contestant: &Contestant) -> Server {
     contestant.talkative().args(["--sigpipe", "count"])
 }
 
-/// A client that is gone when the server writes to it for the second time: its kernel answers the
-/// first write with an RST. The urgent mark, at which a read stops, makes two of them. Returns who
-/// served it.
-fn leave_owing_a_write(server: &ServerProcess) -> anyhow::Result<i32> {
+fn served(server: &ServerProcess) -> anyhow::Result<Peer> {
     let mut peer = Peer::connect(server.address())?;
     peer.echo(b"served")?;
-    let writer = who_serves(server)?;
+    Ok(peer)
+}
+
+/// The client sends, and is gone before the server writes. Its FIN came before its RST, so that the
+/// write fails with EPIPE; without a FIN it would be ECONNRESET, and no signal.
+fn leave_owing_a_write(server: &ServerProcess, mut peer: Peer) -> anyhow::Result<()> {
     server.freeze()?;
-    peer.send(b"abc")?;
-    peer.send_urgent(b'D')?;
-    peer.send(b"efg")?;
+    peer.send(b"nobody waits for this")?;
     peer.wait_until_delivered()?;
-    drop(peer);
-    server.thaw()?;
-    Ok(writer)
+    peer.half_close()?;
+    peer.reset();
+    server.thaw()
 }
 
 /// The process that serves the one client there is.

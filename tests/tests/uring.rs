@@ -140,7 +140,7 @@ fn never_readers_keep_no_buffer_from_anybody() -> anyhow::Result<()> {
                 anyhow::Ok(peer)
             };
             let filling: Vec<_> = (0..40).map(|_| scope.spawn(fill)).collect();
-            let filled = filling.into_iter().map(|thread| thread.join());
+            let filled = filling.into_iter().map(std::thread::ScopedJoinHandle::join);
             filled
                 .map(|peer| peer.expect("it returns its failure"))
                 .collect::<anyhow::Result<Vec<_>>>()
