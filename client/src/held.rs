@@ -11,7 +11,7 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -29,12 +29,21 @@ use crate::socket::{last_segments, take_error};
 /// The peer's FIN, or a failure, which poll tells in any case. nix has no name for it.
 const ENDED: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
+/// So many lines are told at once; what is said after them is collected for this long, because
+/// thousands of connections may end one after the other.
+const AT_ONCE: u32 = 8;
+const COLLECTED_FOR: Duration = Duration::from_millis(100);
+
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Held {
     connections: Vec<Connection>,
     /// What the first end among them stands for.
     lost: Option<Exit>,
+    /// Ends that are still to be told, how many lines have been, and when the last was.
+    untold: Vec<(SocketAddr, End)>,
+    lines: u32,
+    last_line: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -112,37 +121,56 @@ impl Held {
         Ok(())
     }
 
-    /// Looks at those with these numbers, and tells which of them have ended meanwhile.
+    /// Looks at those with these numbers, and tells which of them have ended meanwhile, now or
+    /// when [`next_line`](Self::next_line) says.
     pub fn look_at(&mut self, numbers: impl IntoIterator<Item = usize>) {
-        for line in self.news_of(numbers) {
-            logging::say(PROGRAM, line);
+        self.collect(numbers);
+        if self.untold.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if self.next_line().is_none_or(|due| due <= now) {
+            say(self.tell(now));
         }
     }
 
-    /// Looks at all of them.
+    /// Looks at all of them, and keeps nothing back.
     pub fn look(&mut self) {
-        self.look_at(0..self.len());
+        self.collect(0..self.len());
+        say(self.tell(Instant::now()));
     }
 
-    /// What there is to tell of those with these numbers.
-    fn news_of(&mut self, numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
-        let total = self.len();
-        let mut ended: Vec<(SocketAddr, End)> = Vec::new();
-        for connection in numbers {
-            let Some(connection) = self.connections.get_mut(connection) else {
+    /// When there will be something to tell; None: nothing, or at once.
+    pub fn next_line(&self) -> Option<Instant> {
+        let waits = !self.untold.is_empty() && self.lines >= AT_ONCE;
+        self.last_line
+            .filter(|_| waits)
+            .map(|last| last + COLLECTED_FOR)
+    }
+
+    fn collect(&mut self, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            let Some(connection) = self.connections.get_mut(number) else {
                 continue;
             };
             if let Some(end) = connection.end() {
                 let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
                 let address = connection.stream.local_addr().unwrap_or(unknown);
                 log::info!("held connection {address}: {}", end.0.told(end.1));
-                ended.push((address, end));
+                self.untold.push((address, end));
+                self.lost.get_or_insert(end.0.exit());
             }
         }
-        if let Some((_, (cause, _))) = ended.first() {
-            self.lost.get_or_insert(cause.exit());
+    }
+
+    /// The lines for all that is untold.
+    fn tell(&mut self, now: Instant) -> Vec<String> {
+        let lines = lines(&std::mem::take(&mut self.untold), self.len());
+        if !lines.is_empty() {
+            self.lines += lines.len() as u32;
+            self.last_line = Some(now);
         }
-        lines(&ended, total)
+        lines
     }
 
     /// The exit code of a talk that would end with `exit`: all is well only if none was lost.
@@ -183,7 +211,13 @@ impl Connection {
     }
 }
 
-/// One line for each cause: thousands may end at once.
+fn say(lines: Vec<String>) {
+    for line in lines {
+        logging::say(PROGRAM, line);
+    }
+}
+
+/// One line for each cause.
 fn lines(ended: &[(SocketAddr, End)], total: usize) -> Vec<String> {
     let mut causes: Vec<session::Cause> = Vec::new();
     for (_, (cause, _)) in ended {
@@ -309,6 +343,12 @@ mod tests {
         (first, held, accepted)
     }
 
+    /// What there is to tell.
+    fn news(held: &mut Held) -> Vec<String> {
+        held.collect(0..9);
+        held.tell(Instant::now())
+    }
+
     /// Waits until the kernel has news of connection `number`.
     fn wait_for_end(held: &Held, number: usize) {
         let stream = &held.connections[number].stream;
@@ -329,19 +369,19 @@ mod tests {
     #[test]
     fn the_first_end_decides_on_the_exit_code_if_all_else_is_well() {
         let (_first, mut held, servers) = hold(3);
-        assert!(held.news_of(0..9).is_empty());
+        assert!(news(&mut held).is_empty());
         assert_eq!(held.judge(Exit::Done), Exit::Done);
         close_with_reset(&servers[1]).expect("a socket option");
         let mut servers = servers.into_iter();
         let kept = servers.next();
         drop(servers.next());
         wait_for_end(&held, 1);
-        assert_eq!(held.news_of(0..9).len(), 1);
+        assert_eq!(news(&mut held).len(), 1);
         let ended = [false, true, false];
         assert!(held.connections.iter().map(|c| c.has_ended).eq(ended));
         drop(kept);
         wait_for_end(&held, 0);
-        assert_eq!(held.news_of(0..9).len(), 1);
+        assert_eq!(news(&mut held).len(), 1);
         assert_eq!(held.judge(Exit::Done), Exit::Reset);
         assert_eq!(held.judge(Exit::Failed), Exit::Failed);
     }
@@ -354,11 +394,11 @@ mod tests {
         let stream = &held.connections[0].stream;
         let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::from(10_000_u16)), Ok(1));
-        assert!(held.news_of(0..9).is_empty());
+        assert!(news(&mut held).is_empty());
         assert_eq!(held.judge(Exit::Done), Exit::Done);
         drop(servers);
         wait_for_end(&held, 0);
-        assert_eq!(held.news_of(0..9).len(), 1);
+        assert_eq!(news(&mut held).len(), 1);
         assert_eq!(held.judge(Exit::Done), Exit::Premature);
     }
 
@@ -377,6 +417,23 @@ mod tests {
             ]
         );
         assert!(lines(&[], 9).is_empty());
+    }
+
+    #[test]
+    fn the_first_are_told_at_once_and_then_some_at_a_time() {
+        let (mut held, start) = (Held::default(), Instant::now());
+        let end = (SocketAddr::from(([127, 0, 0, 1], 7)), (Fin, None));
+        for _ in 0..AT_ONCE {
+            held.untold.push(end);
+            assert_eq!(held.next_line(), None);
+            assert_eq!(held.tell(start).len(), 1);
+        }
+        assert_eq!(held.next_line(), None);
+        held.untold.push(end);
+        held.untold.push(end);
+        assert_eq!(held.next_line(), Some(start + COLLECTED_FOR));
+        assert_eq!(held.tell(start + COLLECTED_FOR).len(), 1);
+        assert_eq!(held.next_line(), None);
     }
 
     #[test]

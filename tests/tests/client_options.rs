@@ -107,6 +107,30 @@ fn the_end_of_a_held_connection_is_told_at_once_and_the_talk_goes_on() {
 }
 
 #[test]
+fn many_ends_are_told_in_few_lines() {
+    let mut scene = Scene::start("multiplexed", &["--connections", "301"]);
+    let held: Vec<_> = (0..300).map(|_| scene.accept()).collect();
+    scene.exchange("before");
+    for stream in held {
+        drop(stream);
+    }
+    eventually("all are told", DEADLINE, || {
+        let told = |line: &str| match line.split_once(" of 300 held connections: ") {
+            Some((start, _)) => start.rsplit(' ').next()?.parse().ok(),
+            None => line.contains("held connection 127.0.0.1:").then_some(1),
+        };
+        let stderr = scene.client.stderr();
+        let ends: u32 = stderr.lines().map(told).sum::<Option<u32>>()?;
+        (ends == 300).then_some(())
+    })
+    .expect("each once");
+    let lines = scene.client.stderr().lines().count();
+    assert!(lines < 30, "{lines} lines");
+    scene.finish();
+    assert_eq!(scene.end().0, 3);
+}
+
+#[test]
 fn the_other_modes_tell_it_when_the_talk_has_ended() {
     for mode in ["blocking", "stdio"] {
         let mut scene = Scene::start(mode, &["--connections", "4"]);

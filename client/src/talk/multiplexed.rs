@@ -331,7 +331,12 @@ impl<'a> Talk<'a> {
             .filter(|_| self.may_receive())
             .and_then(|rate| rate.resumes());
         let patience_ends = self.patience.ends().map(|(end, _)| end);
-        let deadlines = [resumes_sending, resumes_reading, patience_ends];
+        let deadlines = [
+            resumes_sending,
+            resumes_reading,
+            patience_ends,
+            self.held.next_line(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
