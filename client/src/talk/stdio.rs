@@ -2,7 +2,7 @@
 //! (UNP 6.5).
 //!
 //! poll looks into the kernel, fgets into a buffer of its own. When several lines come in one
-//! burst, as from a pipe or a paste, the first fgets takes all of them out of the kernel and
+//! burst, as from a pipe, the first fgets takes all of them out of the kernel and
 //! returns one. The others are in the buffer, where poll does not see them: they are sent when
 //! stdin has something new, or ends. `(printf 'one\ntwo\nthree\n'; sleep 5) | tcpecho --mode stdio
 //! localhost` shows one, and five seconds later the others. A terminal hands over one line at a
@@ -52,7 +52,7 @@ fn str_cli(
     manner: &Manner,
     session: &mut Session,
 ) -> Result<Outcome, Stop> {
-    let mut input = LineReader::new(stdin, None);
+    let mut input = LineReader::new(stdin, manner.idle_timeout);
     let mut line = Vec::with_capacity(MAXLINE);
     loop {
         if session.is_ending() {
@@ -63,10 +63,11 @@ fn str_cli(
         }
         let mut fds = [stream.as_fd(), stdin].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let watched = if session.wants_input() { 2 } else { 1 };
+        let is_idle = Leave::Idle(manner.idle_timeout.unwrap_or_default());
         match wait_for_one(&mut fds[..watched], -1, manner.idle_timeout) {
             Ok(()) => {}
             Err(OUT_OF_PATIENCE) => {
-                session.leave(Leave::Idle(manner.idle_timeout.unwrap_or_default()));
+                session.leave(is_idle);
                 continue;
             }
             Err(errno) => return Err(Stop::Failed("wait for events", errno)),
@@ -77,8 +78,16 @@ fn str_cli(
         }
         if from_stdin && session.wants_input() {
             line.clear();
-            input.line(&mut line, MAXLINE).map_err(Stop::stdin)?; // fgets
+            let result = input.line(&mut line, MAXLINE); // fgets
             session.took(line.len());
+            match result {
+                Ok(()) => {}
+                Err(OUT_OF_PATIENCE) => {
+                    session.leave(is_idle);
+                    continue;
+                }
+                Err(errno) => return Err(Stop::stdin(errno)),
+            }
             // feof. A terminal would not say it again.
             if input.is_at_end() {
                 session.input_ended();
