@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::TcpStream;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ promised! { by pools:
     the_shares_of_the_workers_add_up
     who_is_queued_at_sigterm_is_answered_although_all_workers_are_busy
     the_port_is_free_while_workers_drain
+    an_unusable_listening_socket_ends_the_server
 }
 
 /// Longer than any test waits: only what must not happen takes so long.
@@ -141,6 +143,31 @@ fn the_port_is_free_while_workers_drain(contestant: &Contestant) -> anyhow::Resu
         ensure!(server.status().is_none(), "it has not waited");
         stuck.iter_mut().try_for_each(Peer::expect_rest_and_fin)
     })
+}
+
+/// A worker finds out, and the leader must.
+fn an_unusable_listening_socket_ends_the_server(contestant: &Contestant) -> anyhow::Result<()> {
+    const TEST: &str = "an_unusable_listening_socket_ends_the_server";
+    let server = contestant.capped(2).args(LONG_GRACE);
+    let Some(server) = strace(TEST, server, "accept4:error=EBADF:when=2+")? else {
+        return Ok(());
+    };
+    let server = server.start()?;
+    Peer::connect(server.address())?.echo(b"the first is served")?;
+    let status = eventually("the end of the server", PATIENCE, || {
+        // With the lock, another worker must come first.
+        let _ = TcpStream::connect(server.address());
+        server.status()
+    });
+    let status = status.with_context(|| server.transcript())?;
+    ensure!(status.code() == Some(1), "{status}\n{server}");
+    let said = server.stderr();
+    ensure!(
+        said.contains("tcpechod: cannot accept") && said.contains("EBADF"),
+        "{server}"
+    );
+    ensure!(said.lines().count() == 1, "{server}");
+    Ok(())
 }
 
 // -- Workers that die ---------------------------------------------------------------------------
