@@ -24,6 +24,8 @@ use crate::inherited;
 pub struct Listener {
     fd: OwnedFd,
     address: SocketAddr,
+    /// Is it a service manager's, who goes on listening when we stop?
+    passed: bool,
     /// For `--mistake spin-on-emfile`.
     spins: bool,
 }
@@ -76,6 +78,7 @@ impl Listener {
                 Ok(Self {
                     fd,
                     address,
+                    passed: true,
                     spins: config.commits(Mistake::SpinOnEmfile),
                 })
             }
@@ -108,8 +111,12 @@ impl Listener {
     }
 
     /// Stops listening, whoever has a descriptor of it: close(2) gives back one, shutdown(2) ends
-    /// the socket. Connections still queued are reset; a blocked accept returns EINVAL.
+    /// the socket. Connections still queued are reset; a blocked accept returns EINVAL. A socket that
+    /// was passed to us stays as it is: others listen on it when we do not.
     pub fn shut_down(&self) {
+        if self.passed {
+            return;
+        }
         let fd = self.fd.as_raw_fd();
         let down = calls::at_once("shutdown", fd, || shutdown(fd, Shutdown::Both));
         if let Err(errno) = down {
@@ -168,6 +175,7 @@ impl Listener {
         Ok(Self {
             fd,
             address,
+            passed: false,
             spins: config.commits(Mistake::SpinOnEmfile),
         })
     }

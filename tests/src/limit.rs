@@ -43,8 +43,10 @@ impl Limit {
             processes::look(self.pid).filter(|process| process.state == 'S')
         })?;
         kill(Pid::from_raw(self.pid), Signal::SIGSTOP)?;
+        // All threads of it: those that have not stopped yet would not notice.
         eventually("a stopped process", PROMPTLY, || {
-            processes::look(self.pid).filter(|process| process.state == 'T')
+            let states = processes::states(self.pid)?;
+            states.iter().all(|state| *state == 'T').then_some(())
         })?;
         kill(Pid::from_raw(self.pid), Signal::SIGCONT)?;
         Ok(())

@@ -12,7 +12,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 use tcpecho_common::Model;
-use tcpecho_common::model::Unit;
 use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::observe::sock_diag::SockDiag;
@@ -44,7 +43,7 @@ impl Talk {
 
     /// A server and a client that it serves already.
     pub fn between(server: ServerProcess, client: ClientProcess) -> Self {
-        let peer = peer(&server);
+        let peer = peer(&server, address(&client, &server));
         Self {
             client,
             server,
@@ -135,23 +134,26 @@ fn address(client: &ClientProcess, server: &ServerProcess) -> SocketAddr {
     .expect("connected")
 }
 
-/// The process that serves the one client of `server`.
-fn peer(server: &ServerProcess) -> i32 {
-    let model = Model::all()
-        .iter()
-        .find(|model| {
-            server
-                .command()
-                .contains(&format!("--model {}", model.name()))
-        })
-        .expect("one of ours");
-    if model.unit() != Unit::Process {
-        return server.pid();
-    }
-    eventually("the server's child", DEADLINE, || {
-        processes::children(server.pid()).first().map(|p| p.pid)
+/// The process that serves the one client of `server`: of those that have the connection open the
+/// last in the tree, for a parent that has just forked may not have closed its copy yet.
+fn peer(server: &ServerProcess, client: SocketAddr) -> i32 {
+    eventually("who has the connection", DEADLINE, || {
+        let sockets = sockets::connected_to(client).ok()?;
+        let connection = sockets
+            .iter()
+            .find(|s| s.local.port() == server.address().port())?;
+        let name = format!("socket:[{}]", connection.inode);
+        let has_it = |pid: i32| {
+            let descriptors = processes::descriptors(pid).unwrap_or_default();
+            descriptors.iter().any(|(_, target)| *target == name)
+        };
+        let tree = processes::tree(server.pid());
+        tree.iter()
+            .rev()
+            .map(|process| process.pid)
+            .find(|pid| has_it(*pid))
     })
-    .expect("forked")
+    .expect("it is served")
 }
 
 pub fn signal(pid: i32, signal: Signal) {
