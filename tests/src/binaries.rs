@@ -80,7 +80,9 @@ struct Tree {
 impl Tree {
     fn of_this_program() -> Option<Self> {
         let own = env::current_exe().ok()?;
-        let is_target = |directory: &Path| directory.join("CACHEDIR.TAG").is_file();
+        // Cargo leaves no tag in a directory that was there before, only what it knows of rustc.
+        let marks = ["CACHEDIR.TAG", ".rustc_info.json"];
+        let is_target = |directory: &Path| marks.iter().any(|m| directory.join(m).is_file());
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("Cargo.toml")
             .is_file()
