@@ -22,6 +22,7 @@ check: cargo ## formatting, lints, documentation: no warning passes
 	@$(CARGO) clippy --version >/dev/null 2>&1 || { echo "make check needs clippy: rustup component add clippy, or apt install rust-clippy" >&2; exit 1; }
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p tcpechod --no-default-features --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
 
 .PHONY: test
