@@ -3,9 +3,10 @@
 //! Reaping is done by the accept loop when SIGCHLD has interrupted it, not in the handler: there
 //! the log and the table of children would be out of bounds (signal-safety(7)).
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use std::{mem, ptr};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -15,6 +16,7 @@ use nix::unistd::Pid;
 use tcpecho_common::{Mistake, calls};
 
 use crate::cli::Config;
+use crate::counters::Counters;
 use crate::signals;
 
 /// How long after the grace children that have not ended are killed: they reset what is stuck at
@@ -24,15 +26,17 @@ const AFTER_GRACE: Duration = Duration::from_millis(500);
 /// The living children, and those nobody has waited for.
 #[derive(Debug, Default)]
 pub struct Children {
-    alive: HashSet<Pid>,
+    /// With the number of what each serves: a connection, or a worker's place.
+    alive: HashMap<Pid, u64>,
     reaped: u64,
-    uncounted: u64,
+    /// Numbers of those that were killed, or failed.
+    uncounted: Vec<u64>,
 }
 
 impl Children {
-    /// A child has been forked.
-    pub fn add(&mut self, pid: Pid) {
-        self.alive.insert(pid);
+    /// A child has been forked for the `nth` connection or place.
+    pub fn add(&mut self, pid: Pid, nth: u64) {
+        self.alive.insert(pid, nth);
     }
 
     /// Children not waited for yet.
@@ -42,7 +46,7 @@ impl Children {
 
     /// Is this one of them?
     pub fn contains(&self, pid: Pid) -> bool {
-        self.alive.contains(&pid)
+        self.alive.contains_key(&pid)
     }
 
     /// Tells all children to stop.
@@ -56,17 +60,33 @@ impl Children {
     }
 
     /// Waits for every child that has ended; signals do not queue, so one SIGCHLD may stand for
-    /// several (UNP 5.10). Returns how many of ours had been killed, or had failed, and so have not
-    /// counted the end of their connection themselves.
-    pub fn reap(&mut self, config: &Config) -> u64 {
+    /// several (UNP 5.10). Returns the numbers of those that had been killed, or had failed, and so
+    /// have not counted the end of their connection themselves.
+    pub fn reap(&mut self, config: &Config) -> Vec<u64> {
         if config.commits(Mistake::NoReaper) {
-            return 0;
+            return Vec::new();
         }
-        let before = self.uncounted;
         while self.wait(WaitPidFlag::WNOHANG) && !config.commits(Mistake::WaitOnce)
             || self.takes_none_for_one(config)
         {}
-        self.uncounted - before
+        mem::take(&mut self.uncounted)
+    }
+
+    /// As [`reap`](Self::reap), where each child serves one connection: counts the end of those whose
+    /// child has not, and what it had read and not written as lost.
+    pub fn reap_and_count(&mut self, config: &Config, counters: &Counters) {
+        for nth in self.reap(config) {
+            counters.closed.fetch_add(1, Relaxed);
+            let tally = counters.tally(nth);
+            // Where there are very many children, some share a tally: what is pending is theirs, too.
+            if !self
+                .alive
+                .values()
+                .any(|other| ptr::eq(counters.tally(*other), tally))
+            {
+                tally.give_up();
+            }
+        }
     }
 
     /// `while (wait3(&status, WNOHANG, 0) >= 0)`, a reaper that is often seen: it goes on when no
@@ -105,7 +125,7 @@ impl Children {
 
     /// Only children that have not been waited for: their pids cannot belong to anybody else.
     fn signal(&self, signal: Signal) {
-        for pid in &self.alive {
+        for pid in self.alive.keys() {
             // ESRCH cannot be, and whatever else: it is killed later.
             let _ = kill(*pid, signal);
         }
@@ -136,18 +156,18 @@ impl Children {
 
     fn ended(&mut self, pid: Pid, status: WaitStatus) {
         // Not one of ours: as process 1 we inherit other people's orphans.
-        if !self.alive.remove(&pid) {
+        let Some(nth) = self.alive.remove(&pid) else {
             return;
-        }
+        };
         self.reaped += 1;
         match status {
             WaitStatus::Signaled(_, signal, _) => {
-                self.uncounted += 1;
+                self.uncounted.push(nth);
                 log::info!("reaped child {pid}: killed by {signal}");
             }
             WaitStatus::Exited(_, 0) => log::info!("reaped child {pid}"),
             other => {
-                self.uncounted += 1;
+                self.uncounted.push(nth);
                 log::warn!("reaped child {pid}: {other:?}");
             }
         }

@@ -43,6 +43,7 @@ promised! { by those with a child for each of three:
 }
 
 promised! { by those that fork for each:
+    what_a_killed_child_has_not_echoed_is_lost
     a_child_that_has_left_is_reaped_at_once
     a_child_never_escalates_by_itself
     a_child_leaves_sigint_to_its_parent
@@ -439,6 +440,40 @@ fn group_signal_lets_children_finish(
         server.wait(PATIENCE)?;
         ensure!(children.iter().all(is_gone), "a child has survived");
         Ok(())
+    })
+}
+
+/// It cannot count that itself.
+fn what_a_killed_child_has_not_echoed_is_lost(contestant: &Contestant) -> anyhow::Result<()> {
+    stopped(contestant.talkative(), |server| {
+        let mut peer = Peer::connect(server.address())?;
+        peer.send_until_stuck()?;
+        let child = wait_for_children(server, 1)?.remove(0);
+        kill(Pid::from_raw(child.pid), Signal::SIGKILL)?;
+        let reaped = format!("reaped child {}", child.pid);
+        eventually(&reaped, PATIENCE, || {
+            server.stderr().contains(&reaped).then_some(())
+        })?;
+        server.signal(Signal::SIGUSR1)?;
+        let table = eventually("a status table", PATIENCE, || {
+            let told = server.stderr();
+            let bytes = told
+                .lines()
+                .find(|line| line.trim_start().starts_with("bytes "))?;
+            Some(
+                bytes
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>(),
+            )
+        })?;
+        let figure = |name: &str| {
+            let at = table.iter().position(|word| word == name)?;
+            table.get(at + 1)?.parse::<u64>().ok()
+        };
+        ensure!(figure("pending") == Some(0), "{table:?}");
+        ensure!(figure("lost") > Some(0), "{table:?}");
+        server.signal(Signal::SIGTERM)
     })
 }
 

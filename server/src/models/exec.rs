@@ -83,7 +83,7 @@ pub(super) fn serve(mut server: Server) -> Result<(), Failure> {
     loop {
         let pending = signals::pending();
         if pending.child {
-            reap(&server, &mut children);
+            children.reap_and_count(&server.config, server.counters);
         }
         if pending.status {
             let live = Live {
@@ -120,11 +120,6 @@ pub(super) fn serve(mut server: Server) -> Result<(), Failure> {
     Ok(())
 }
 
-fn reap(server: &Server, children: &mut Children) {
-    let uncounted = children.reap(&server.config);
-    server.counters.closed.fetch_add(uncounted, Relaxed);
-}
-
 fn start_child(
     server: &Server,
     children: &mut Children,
@@ -136,7 +131,7 @@ fn start_child(
     let handed = Handed { nth, ..handed };
     match signals::held(|| split(server, &stream, peer, handed)) {
         Ok(child) => {
-            children.add(child);
+            children.add(child, nth);
             log::info!("accepted {peer}: child {child}");
         }
         Err(errno) => {
@@ -209,6 +204,8 @@ fn stop(server: Server, mut children: Children, handed: Handed) {
             Err(_) => break,
         }
     }
+    // To close our descriptor would not do: a child that has just been forked may still have its own.
+    server.listener.shut_down();
     server.listener.close();
     let killed = children.end(server.config.grace, &server.counters.now);
     if killed > 0 {

@@ -41,7 +41,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
     loop {
         let pending = signals::pending();
         if pending.child {
-            reap(&server, &mut children);
+            children.reap_and_count(&server.config, server.counters);
         }
         if pending.status {
             let live = Live {
@@ -78,16 +78,11 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
     Ok(())
 }
 
-fn reap(server: &Server, children: &mut Children) {
-    let killed = children.reap(&server.config);
-    server.counters.closed.fetch_add(killed, Relaxed);
-}
-
 fn start_child(server: &Server, children: &mut Children, stream: OwnedFd, peer: Peer) {
     let nth = server.counters.accepted.fetch_add(1, Relaxed);
     match signals::held(|| split(server, &stream, peer, nth)) {
         Ok(child) => {
-            children.add(child);
+            children.add(child, nth);
             log::info!("accepted {peer}: child {child}");
         }
         Err(errno) => {
@@ -150,6 +145,8 @@ fn stop(server: Server, mut children: Children) {
             Err(_) => break,
         }
     }
+    // To close our descriptor would not do: a child that has just been forked may still have its own.
+    server.listener.shut_down();
     server.listener.close();
     let killed = children.end(server.config.grace, &server.counters.now);
     if killed > 0 {

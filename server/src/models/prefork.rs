@@ -119,7 +119,7 @@ impl<'a> Pool<'a> {
             if self.places[number].is_none() {
                 let place = self.start(number);
                 let place = place.inspect_err(|errno| self.backoff.failed("fork", errno))?;
-                self.children.add(place.child);
+                self.children.add(place.child, number as u64);
                 self.places[number] = Some(place);
             }
         }
@@ -271,7 +271,7 @@ impl<'a> Pool<'a> {
         });
         match forked {
             Ok(child) => {
-                self.children.add(child);
+                self.children.add(child, self.places.len() as u64);
                 log::info!("accepted {peer}: child {child}");
             }
             Err(errno) => {
