@@ -17,14 +17,16 @@ pub fn take(fd: RawFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// From now on calls wait, whatever whoever opened it had in mind.
-pub fn do_block(fd: impl AsFd) {
+/// From now on calls wait, whatever whoever opened it had in mind. Returns the flags it had: they
+/// belong to the open file, which others may have as well.
+pub fn do_block(fd: impl AsFd) -> OFlag {
     let Ok(flags) = fcntl(&fd, FcntlArg::F_GETFL) else {
-        return;
+        return OFlag::empty();
     };
     let flags = OFlag::from_bits_retain(flags);
     if flags.contains(OFlag::O_NONBLOCK) {
         // It fails for a descriptor that is not open, and this one is.
         let _ = fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK));
     }
+    flags
 }

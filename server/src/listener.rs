@@ -24,8 +24,8 @@ use crate::inherited;
 pub struct Listener {
     fd: OwnedFd,
     address: SocketAddr,
-    /// Is it a service manager's, who goes on listening when we stop?
-    passed: bool,
+    /// The flags it had, if it is a service manager's, who goes on listening when we stop.
+    passed: Option<OFlag>,
     /// For `--mistake spin-on-emfile`.
     spins: bool,
 }
@@ -72,13 +72,13 @@ impl Listener {
                          systemd-socket-activate -a say --inetd twice",
                     ));
                 }
-                inherited::do_block(&fd);
+                let flags = inherited::do_block(&fd);
                 // As for our own; a socket without it serves as well.
                 let _ = setsockopt(&fd, TcpNoDelay, &true);
                 Ok(Self {
                     fd,
                     address,
-                    passed: true,
+                    passed: Some(flags),
                     spins: config.commits(Mistake::SpinOnEmfile),
                 })
             }
@@ -105,8 +105,10 @@ impl Listener {
         }
     }
 
-    /// Stops listening: the port is free, connections still queued are reset.
+    /// Stops listening: the port is free, connections still queued are reset. A socket that was passed
+    /// to us is left as it was found: others listen on it when we do not.
     pub fn close(self) {
+        self.leave_as_found();
         calls::close(self.fd);
     }
 
@@ -114,13 +116,20 @@ impl Listener {
     /// the socket. Connections still queued are reset; a blocked accept returns EINVAL. A socket that
     /// was passed to us stays as it is: others listen on it when we do not.
     pub fn shut_down(&self) {
-        if self.passed {
-            return;
+        if self.passed.is_some() {
+            return self.leave_as_found();
         }
         let fd = self.fd.as_raw_fd();
         let down = calls::at_once("shutdown", fd, || shutdown(fd, Shutdown::Both));
         if let Err(errno) = down {
             log::error!("cannot stop listening: {errno}");
+        }
+    }
+
+    fn leave_as_found(&self) {
+        if let Some(flags) = self.passed {
+            // It fails for a descriptor that is not open, and this one is.
+            let _ = fcntl(&self.fd, FcntlArg::F_SETFL(flags));
         }
     }
 
@@ -175,7 +184,7 @@ impl Listener {
         Ok(Self {
             fd,
             address,
-            passed: false,
+            passed: None,
             spins: config.commits(Mistake::SpinOnEmfile),
         })
     }

@@ -14,7 +14,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::pipe2;
@@ -434,7 +434,12 @@ fn a_listening_socket_that_was_passed_is_served(contestant: &Contestant) -> anyh
     peer.expect_fin()?;
     sleeps(server.pid())?;
     stop(&server)?;
-    // The socket is the manager's: it stays, and the next server gets whoever has come meanwhile.
+    // The socket is the manager's: it stays as it was, and the next server gets whoever has come
+    // meanwhile.
+    if let Target::File(fd) = &socket {
+        let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+        ensure!(flags.contains(OFlag::O_NONBLOCK), "its flags have changed");
+    }
     let mut between = Peer::connect(address)?;
     between.send(b"between")?;
     let server = start()?;
