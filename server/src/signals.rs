@@ -381,7 +381,7 @@ extern "C" fn arrived(signal: libc::c_int) {
         // SAFETY: one byte from a static; the descriptor is never closed. If the pipe is full, a
         // wake-up is under way already.
         unsafe {
-            libc::write(pipe, b"!".as_ptr().cast(), 1);
+            while libc::write(pipe, b"!".as_ptr().cast(), 1) < 0 && Errno::last() == Errno::EINTR {}
         }
     }
     Errno::set_raw(errno);

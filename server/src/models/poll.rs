@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_short, pollfd};
+use nix::sys::resource::{Resource, getrlimit};
 use tcpecho_common::calls;
 
 use super::Server;
@@ -151,19 +152,45 @@ impl PollArray {
         });
         match waited {
             Ok(ready) => Ok(ready),
+            Err(Errno::EINVAL) => self.wait_in_parts(),
             // A signal. The timers are looked at, then it waits on.
             Err(Errno::EINTR) => Ok(0),
             Err(errno) => Err(Failure::new("cannot wait for events", errno)),
         }
     }
 
-    #[expect(unsafe_code)]
     fn poll(&mut self, timeout: Option<Duration>) -> nix::Result<usize> {
-        let (fds, count) = (self.fds.as_mut_ptr(), self.fds.len() as libc::nfds_t);
-        // SAFETY: it reads and writes as many entries as there are.
-        let ready = unsafe { libc::poll(fds, count, milliseconds(timeout)) };
-        Errno::result(ready).map(|ready| ready as usize)
+        poll(&mut self.fds, timeout)
     }
+
+    /// There are more entries than RLIMIT_NOFILE, which somebody has lowered since: so one part after
+    /// the other, without waiting, and a rest where nothing is ready. The pipe is in the first part.
+    fn wait_in_parts(&mut self) -> Result<usize, Failure> {
+        let failed = |errno| Failure::new("cannot wait for events", errno);
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+        let part = (soft as usize).max(1);
+        let mut ready = 0;
+        for part in self.fds.chunks_mut(part) {
+            ready += poll(part, Some(Duration::ZERO)).map_err(failed)?;
+        }
+        if ready == 0 {
+            let first = part.min(self.fds.len());
+            ready = match poll(&mut self.fds[..first], Some(signals::TICK)) {
+                Err(Errno::EINTR) => 0,
+                ready => ready.map_err(failed)?,
+            };
+        }
+        Ok(ready)
+    }
+}
+
+/// poll(2).
+#[expect(unsafe_code)]
+fn poll(fds: &mut [pollfd], timeout: Option<Duration>) -> nix::Result<usize> {
+    let (fds, count) = (fds.as_mut_ptr(), fds.len() as libc::nfds_t);
+    // SAFETY: it reads and writes as many entries as there are.
+    let ready = unsafe { libc::poll(fds, count, milliseconds(timeout)) };
+    Errno::result(ready).map(|ready| ready as usize)
 }
 
 /// -1: for ever. Rounded up, so that it does not wake up too early, again and again.

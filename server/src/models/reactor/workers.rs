@@ -19,6 +19,7 @@
 //!
 //! What to look for: `ps -L` shows the threads, `worker 0` and so on; SIGUSR1 the share of each.
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -310,8 +311,12 @@ fn waker(epoll: &Epoll) -> Result<Waker, Failure> {
 }
 
 fn wake(waker: &Waker) {
-    // An eventfd that cannot be written to: there is none.
-    let _ = waker.wake();
+    // An interrupted write is none, and nobody else would wake it. Otherwise: an eventfd that cannot
+    // be written to, and there is none.
+    while waker
+        .wake()
+        .is_err_and(|error| error.kind() == ErrorKind::Interrupted)
+    {}
 }
 
 // -- A worker -----------------------------------------------------------------------------------
