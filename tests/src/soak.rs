@@ -3,14 +3,14 @@
 //! descriptors, failing calls, killed children, restarts that owe echoes. Every byte that comes back
 //! is compared, nothing may be missing, nothing may be left behind.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcpecho_common::Model;
@@ -63,6 +63,16 @@ impl Row {
         self.losses().is_empty() && self.tally.leaked.load(Relaxed) == 0
     }
 
+    /// The model and its flags.
+    pub fn name(&self) -> String {
+        let flags = self.contestant.flags.iter().copied();
+        let words: Vec<_> = [self.contestant.model.name()]
+            .into_iter()
+            .chain(flags)
+            .collect();
+        words.join(" ")
+    }
+
     /// What went wrong.
     pub fn losses(&self) -> Vec<String> {
         lock(&self.tally.losses).clone()
@@ -85,7 +95,8 @@ pub fn run(models: &[Model], duration: Duration, seed: u64) -> Vec<Row> {
             let mut chance = Chance::new(seed.wrapping_mul(1_000_003).wrapping_add(number));
             scope.spawn(move || {
                 if let Err(error) = row.soak(end, &mut chance) {
-                    row.lost(format!("{error:#}"));
+                    // Told first: the others follow from it.
+                    lock(&row.tally.losses).insert(0, format!("{error:#}"));
                 }
             });
         }
@@ -211,7 +222,9 @@ impl Row {
             _ => failing_calls(server, self.contestant.model, pause, chance)?,
         }
         self.tally.faults.fetch_add(1, Relaxed);
-        ensure!(server.status().is_none(), "the server has ended\n{server}");
+        if let Some(status) = server.status() {
+            bail!("the server has ended: {status}\n{}", last_words(server));
+        }
         Ok(())
     }
 
@@ -227,7 +240,7 @@ impl Row {
             seen = Resources::of(server);
             (seen.as_ref() == Some(rest)).then_some(())
         })
-        .with_context(|| format!("{seen:?}, not {rest:?}\n{server}"))?;
+        .with_context(|| format!("{seen:?}, not {rest:?}\n{}", last_words(server)))?;
         let now = AtRest::of(server)?;
         let before = first.get_or_insert_with(|| now.clone());
         let leaked = now.descriptors.saturating_sub(before.descriptors);
@@ -252,12 +265,12 @@ impl Row {
         server.signal(Signal::SIGTERM)?;
         for peer in &mut owed {
             peer.expect_rest_and_fin()
-                .with_context(|| server.transcript())?;
+                .with_context(|| last_words(server))?;
             self.tally.connections.fetch_add(1, Relaxed);
             self.tally.bytes.fetch_add(peer.received(), Relaxed);
         }
         let status = server.wait(GRACE)?;
-        ensure!(status.success(), "{status}\n{server}");
+        ensure!(status.success(), "{status}\n{}", last_words(server));
         self.tally.restarts.fetch_add(1, Relaxed);
         Ok(())
     }
@@ -265,6 +278,14 @@ impl Row {
     fn lost(&self, what: String) {
         lock(&self.tally.losses).push(what);
     }
+}
+
+/// The end of what it has printed: it has said much by then.
+fn last_words(server: &ServerProcess) -> String {
+    const LINES: usize = 20;
+    let transcript = server.transcript();
+    let lines: Vec<_> = transcript.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 /// What a server has when nobody is connected.
@@ -420,9 +441,29 @@ fn failing_calls(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let Ok(strace) = strace else { return Ok(()) };
-    thread::sleep(pause);
+    let Ok(mut strace) = strace else {
+        return Ok(());
+    };
+    // Before that it tries out what ptrace can do on a child of its own, which it would leave behind.
+    let ready = eventually("strace attached", PATIENCE, || {
+        let ended = matches!(strace.try_wait(), Ok(Some(_)) | Err(_));
+        (ended || attached_to(server, &strace)).then_some(ended)
+    });
+    match ready {
+        Ok(false) => thread::sleep(pause),
+        // It may not trace.
+        Ok(true) => return Ok(()),
+        Err(error) => {
+            let _ = strace.kill();
+            let _ = strace.wait();
+            return Err(error);
+        }
+    }
     detach(server, strace)
+}
+
+fn attached_to(server: &ServerProcess, strace: &Child) -> bool {
+    processes::tracer(server.pid()) == Some(strace.id() as i32)
 }
 
 /// Lets strace go while the server stands still: a call that is being made to fail when strace lets
@@ -437,8 +478,8 @@ fn detach(server: &ServerProcess, mut strace: Child) -> anyhow::Result<()> {
             .filter_map(|process| processes::states(process.pid));
         states.all(still).then_some(())
     })?;
-    // Not waited for yet, so the pid is its own.
-    let _ = kill(Pid::from_raw(strace.id() as i32), Signal::SIGTERM);
+    // The kernel lets go of what it has traced.
+    strace.kill()?;
     strace.wait()?;
     server.signal_group(Signal::SIGCONT)
 }
@@ -488,10 +529,7 @@ impl fmt::Display for Table<'_> {
             "then kB"
         )?;
         for row in self.0 {
-            let mut name = row.contestant.model.name().to_owned();
-            for flag in row.contestant.flags {
-                let _ = write!(name, " {flag}");
-            }
+            let name = row.name();
             let tally = &row.tally;
             let count = |figure: &AtomicU64| figure.load(Relaxed);
             let memory = *lock(&tally.memory);
@@ -511,7 +549,7 @@ impl fmt::Display for Table<'_> {
         }
         for row in self.0 {
             for loss in row.losses().iter().take(5) {
-                writeln!(f, "\nLOST by {}: {loss}", row.contestant.model)?;
+                writeln!(f, "\nLOST by {}: {loss}", row.name())?;
             }
         }
         Ok(())

@@ -206,6 +206,7 @@ fn list() -> Result<ExitCode> {
 impl Soak {
     fn run(&self) -> Result<ExitCode> {
         programs_are_built()?;
+        sweep::when_interrupted()?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let seed = self.seed.unwrap_or(now.as_secs());
         let minutes = self.minutes;
@@ -218,8 +219,20 @@ impl Soak {
         };
         let rows = soak::run(models, Duration::from_secs(60 * minutes), seed);
         write!(out, "{}", soak::Table(&rows))?;
-        let clean = rows.iter().all(soak::Row::is_clean);
-        Ok(if clean { Exit::Done } else { Exit::Failed }.into())
+        let failed: Vec<_> = rows
+            .iter()
+            .filter(|row| !row.is_clean())
+            .map(soak::Row::name)
+            .collect();
+        if failed.is_empty() {
+            return Ok(Exit::Done.into());
+        }
+        writeln!(
+            out,
+            "\nFAILED: {}; the same again: --seed {seed}",
+            failed.join(", ")
+        )?;
+        Ok(Exit::Failed.into())
     }
 }
 

@@ -115,6 +115,15 @@ pub fn states(pid: i32) -> Option<Vec<char>> {
         .collect()
 }
 
+/// The process that traces it, such as strace; None if nobody does, or it has vanished.
+pub fn tracer(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"))?;
+    line.trim().parse().ok().filter(|tracer| *tracer != 0)
+}
+
 /// The processor time that it and its threads have used, in user and system mode, without its
 /// children. The kernel counts in ticks of 10 ms.
 pub fn cpu_time(pid: i32) -> Option<Duration> {

@@ -1,5 +1,7 @@
 //! What a server has, by which one sees from outside whether it serves anybody.
 
+use std::fs;
+
 use crate::observe::processes;
 use crate::server::ServerProcess;
 
@@ -24,7 +26,7 @@ impl Resources {
         };
         let alive = || tree.iter().filter(|process| process.state != 'Z');
         Some(Self {
-            threads: alive().map(|process| process.threads).sum(),
+            threads: alive().map(|process| own_threads(process.pid)).sum(),
             sockets: alive()
                 .map(|process| sockets(process.pid))
                 .sum::<Option<_>>()?,
@@ -32,4 +34,14 @@ impl Resources {
             zombies: tree.len() - alive().count(),
         })
     }
+}
+
+/// Without those that the kernel makes for io_uring, which come and stay as it likes.
+fn own_threads(pid: i32) -> u64 {
+    let entries = fs::read_dir(format!("/proc/{pid}/task"));
+    let names = entries.into_iter().flatten().filter_map(|entry| {
+        // It may have ended.
+        fs::read_to_string(entry.ok()?.path().join("comm")).ok()
+    });
+    names.filter(|name| !name.starts_with("iou-")).count() as u64
 }
