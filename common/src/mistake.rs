@@ -161,7 +161,7 @@ impl Mistake {
             }
             Self::NoReuseaddr => "a restart fails with EADDRINUSE for the 60 s of TIME_WAIT",
             Self::SpinOnEmfile => {
-                "with ulimit -n reached, top shows the server at 100 % CPU, and strace accept failing with EMFILE again and again"
+                "with no descriptor left (a low ulimit -Hn, many clients), top shows the server at 100 % CPU when a client comes, and strace accept failing with EMFILE again and again"
             }
             Self::DefaultSigpipe => {
                 "a client that has closed its half and vanishes while the server writes to it kills the server without a word (for fork: its child), and so does kill -PIPE; the shell says Broken pipe"
@@ -173,13 +173,13 @@ impl Mistake {
                 "a client that closes its half before all has come back loses the rest: FIN or RST instead of bytes"
             }
             Self::ShortWrite => {
-                "a client that reads slowly misses bytes in the midst of its echoes"
+                "a client that does not read for a while misses what did not fit into the kernel's buffers meanwhile"
             }
             Self::BlockingWrite => {
                 "one client that sends and never reads stops the echoes of all others; -vvv shows it waiting: write(N) ..."
             }
             Self::ReadOnce => {
-                "of a message of more than 4096 bytes the rest comes back only when the client sends more; ss shows it in Recv-Q"
+                "of a message of more than 4096 bytes the rest comes back only when the client sends more; ss shows it in Recv-Q; a client that has no more to send waits for ever"
             }
             Self::UnboundedBuffer => {
                 "the memory of the server (RSS in ps) grows with what a client sends and never reads; here up to 512 MB"

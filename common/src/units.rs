@@ -50,7 +50,7 @@ pub fn short_duration(text: &str) -> Result<Duration, String> {
         None => duration_or_zero(text),
     }?;
     if duration > Duration::from_secs(1) {
-        return Err("at most one second".into());
+        return Err("at most one second; 50us are microseconds".into());
     }
     Ok(duration)
 }

@@ -291,13 +291,13 @@ impl Cli {
         }
         if self.workers.is_some() && model.default_workers().is_none() {
             return Err(format!(
-                "--workers makes no sense with --model {model}: add --model {}",
+                "--workers makes no sense with --model {model}: use --model {}",
                 names(|model| model.default_workers().is_some())
             ));
         }
         if self.spin.is_some() && !spins(model) {
             return Err(format!(
-                "--spin makes no sense with --model {model}: add --model {}",
+                "--spin makes no sense with --model {model}: use --model {}",
                 names(spins)
             ));
         }
@@ -308,7 +308,7 @@ impl Cli {
         }
         if self.accept_lock && model != Model::Prefork {
             return Err(format!(
-                "--accept-lock makes no sense with --model {model}: add --model {}",
+                "--accept-lock makes no sense with --model {model}: use --model {}",
                 names(|model| model == Model::Prefork)
             ));
         }
@@ -317,7 +317,7 @@ impl Cli {
             .filter(|mistake| !mistake.models().contains(&model))
         {
             return Err(format!(
-                "--mistake {mistake} is not one that --model {model} can make: add --model {}",
+                "--mistake {mistake} is not one that --model {model} can make: use --model {}",
                 names(|model| mistake.models().contains(&model))
             ));
         }
