@@ -13,6 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tcpecho_common::Model;
 use tcpecho_common::model::Unit;
 use tcpecho_lab::contestant::{self, Contestant};
+use tcpecho_lab::limit::limit_descriptors;
 use tcpecho_lab::observe::processes::{self, Memory};
 use tcpecho_lab::observe::resources::Resources;
 use tcpecho_lab::observe::sock_diag::SockDiag;
@@ -46,6 +47,7 @@ promised! { by those that serve many at once:
     never_readers_cost_little_and_harm_nobody
     no_more_are_accepted_than_max_connections
     a_full_server_serves_everybody_in_turn
+    a_limit_below_what_is_open_ends_nobody
 }
 
 // -- Bytes --------------------------------------------------------------------------------------
@@ -294,6 +296,23 @@ fn a_full_server_serves_everybody_in_turn(contestant: &Contestant) -> anyhow::Re
             }
             Ok(())
         })
+    })
+}
+
+/// Whoever is connected has its descriptor; poll(2), for one, wants to know the limit all the same.
+fn a_limit_below_what_is_open_ends_nobody(contestant: &Contestant) -> anyhow::Result<()> {
+    with(contestant.talkative(), |server| {
+        let mut peers = connect(server.address(), 20)?;
+        for peer in &mut peers {
+            peer.echo(b"before")?;
+        }
+        let before = limit_descriptors(server.pid(), None)?;
+        limit_descriptors(server.pid(), Some((5, before.1)))?;
+        for peer in &mut peers {
+            peer.echo(b"meanwhile")?;
+        }
+        limit_descriptors(server.pid(), Some(before))?;
+        Peer::connect(server.address())?.echo(b"afterwards")
     })
 }
 
