@@ -48,6 +48,10 @@ fn line(program: &str, paragraphs: &str) -> String {
         if part.starts_with("Usage:") || part.starts_with("For more information") {
             break;
         }
+        // For a flag's value that looks like a flag: clap takes it for an argument of its own.
+        if part.starts_with("tip: to pass '-") {
+            continue;
+        }
         if !line.is_empty() && !part.is_empty() {
             line.push_str(if part.starts_with("tip:") { "; " } else { " " });
         }
@@ -84,6 +88,10 @@ mod tests {
                 &["h", "--modle", "fork"],
                 "unexpected argument '--modle' found; \
                  tip: a similar argument exists: '--model' (try 'x --help')",
+            ),
+            (
+                &["h", "-1"],
+                "unexpected argument '-1' found (try 'x --help')",
             ),
             (
                 &[],
