@@ -407,6 +407,8 @@ fn kill_one(server: &ServerProcess, contestant: Contestant, cuts: &AtomicU64, ch
         // It may have ended; nobody but the server waits for it, and its pid is not given away so
         // soon.
         let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
+        // Again, for conversations that have begun between the two.
+        cuts.fetch_add(1, Relaxed);
     }
 }
 
