@@ -1,0 +1,3 @@
+//! `tcpecho-lab compare`: the models, and anybody else's server, under the same loads in turn.
+
+pub mod result;
