@@ -1,5 +1,7 @@
 //! Who must keep the promises: every model, some of them with flags that send it down another path.
 
+use std::fmt;
+
 use tcpecho_common::Model;
 use tcpecho_common::model::Serves;
 
@@ -218,6 +220,14 @@ impl Contestant {
     /// The same, telling the life of its connections: for tests that are not about thousands.
     pub fn talkative(&self) -> Server {
         self.server().arg("-v")
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for Contestant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.model)?;
+        self.flags.iter().try_for_each(|flag| write!(f, " {flag}"))
     }
 }
 

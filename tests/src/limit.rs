@@ -1,14 +1,29 @@
-//! The limit of descriptors of a running process; prlimit(2).
+//! The limit of descriptors, our own or that of a running process; getrlimit(2), prlimit(2).
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::observe::processes;
 use crate::program::PROMPTLY;
 use crate::wait::eventually;
+
+/// Descriptors of tests that run beside the one that asks, and of everything else.
+const OTHERS: u64 = 2500;
+
+/// Makes room for so many connections of our own, with the tests beside us; or says why not.
+pub fn no_room_for(connections: usize) -> Result<Option<String>> {
+    let wanted = connections as u64 + OTHERS;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if hard < wanted {
+        return Ok(Some(format!("ulimit -Hn is {hard}, {wanted} are needed")));
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(None)
+}
 
 /// The limit that a process had, and the process.
 #[derive(Debug)]

@@ -41,6 +41,11 @@ pub enum Ended {
     Reset,
 }
 
+/// As many peers.
+pub fn connect_many(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
+    (0..count).map(|_| Peer::connect(server)).collect()
+}
+
 /// One connection to a server.
 #[derive(Debug)]
 pub struct Peer {

@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcpecho_common::{Mistake, Model, ready};
@@ -28,6 +28,20 @@ use crate::observe::processes;
 use crate::program::{Ends, PROMPTLY, Recipe, Which};
 pub use crate::program::{Program, Target};
 use crate::wait::eventually;
+
+/// Starts a server for `body`. What goes wrong then is reported with everything it has printed; at the
+/// end it must still be there.
+pub fn with(
+    server: Server,
+    body: impl FnOnce(&ServerProcess) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let server = server.start()?;
+    body(&server).with_context(|| server.transcript())?;
+    if let Some(status) = server.status() {
+        bail!("the server has ended: {status}\n{server}");
+    }
+    Ok(())
+}
 
 /// How to start a server.
 #[derive(Clone, Debug)]

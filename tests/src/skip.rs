@@ -1,4 +1,5 @@
-//! A test that cannot run here says why; where everything is known to be at hand it fails.
+//! What a test says beside its verdict: why it cannot run here (where everything is known to be at
+//! hand it fails instead), and figures.
 
 use std::fmt;
 
@@ -16,4 +17,10 @@ pub fn skip(test: &str, why: impl fmt::Display) -> anyhow::Result<()> {
         eprintln!("SKIP {test}: {why}");
     }
     Ok(())
+}
+
+/// A figure, for those who ask with `--nocapture`.
+#[expect(clippy::print_stderr, reason = "libtest shows it on demand")]
+pub fn figure(whose: impl fmt::Display, what: impl fmt::Display) {
+    eprintln!("{whose}: {what}");
 }

@@ -18,7 +18,7 @@ use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::observe::sockets;
 use tcpecho_lab::peer::{PATIENCE, Peer};
 use tcpecho_lab::promised;
-use tcpecho_lab::server::{Server, ServerProcess};
+use tcpecho_lab::server::{Server, ServerProcess, with};
 use tcpecho_lab::skip::skip;
 use tcpecho_lab::wait::eventually;
 
@@ -455,18 +455,6 @@ fn workers_that_cannot_be_forked_are_forked_later() -> anyhow::Result<()> {
 }
 
 // -- Helpers ------------------------------------------------------------------------------------
-
-/// Starts a server; what goes wrong then is reported with everything it has printed. It must still
-/// be there at the end.
-fn with(
-    server: Server,
-    body: impl FnOnce(&ServerProcess) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let server = server.start()?;
-    body(&server).with_context(|| server.transcript())?;
-    ensure!(server.status().is_none(), "the server has ended\n{server}");
-    Ok(())
-}
 
 /// Starts a server, and expects it to end with 0 after `body`.
 fn stopped(

@@ -8,19 +8,19 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use anyhow::{Context, ensure};
 use tcpecho_common::Model;
 use tcpecho_common::model::Unit;
 use tcpecho_lab::contestant::{self, Contestant};
 use tcpecho_lab::limit::limit_descriptors;
+use tcpecho_lab::limit::no_room_for;
 use tcpecho_lab::observe::processes::{self, Memory};
 use tcpecho_lab::observe::resources::Resources;
 use tcpecho_lab::observe::sock_diag::SockDiag;
-use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
+use tcpecho_lab::peer::{PATIENCE, Peer, connect_many, round_trips};
 use tcpecho_lab::promised;
-use tcpecho_lab::server::{Server, ServerProcess};
-use tcpecho_lab::skip::skip;
+use tcpecho_lab::server::{ServerProcess, with};
+use tcpecho_lab::skip::{figure, skip};
 use tcpecho_lab::wait::eventually;
 
 promised! { by everybody:
@@ -169,7 +169,7 @@ fn never_readers_cost_little_and_harm_nobody(contestant: &Contestant) -> anyhow:
     with(contestant.server(), |server| {
         let mut pinging = Peer::connect(server.address())?;
         // Every buffer that is there once, or once per worker, has been used once.
-        let mut first = connect(server.address(), 2)?;
+        let mut first = connect_many(server.address(), 2)?;
         for peer in &mut first {
             peer.send_until_stuck()?;
         }
@@ -188,7 +188,7 @@ fn never_readers_cost_little_and_harm_nobody(contestant: &Contestant) -> anyhow:
         }
         let cost = memory(server).anonymous.saturating_sub(before.anonymous) / NEVER_READERS as u64;
         let beside = round_trips(&mut pinging, PINGS)?[PINGS / 2];
-        say(
+        figure(
             contestant,
             format!(
                 "a never-reader costs {} KiB; a round trip {alone:?} alone, {beside:?} beside them",
@@ -222,7 +222,7 @@ fn never_readers_cost_little_and_harm_nobody(contestant: &Contestant) -> anyhow:
 
 fn many_are_served_at_once(contestant: &Contestant) -> anyhow::Result<()> {
     with(contestant.talkative(), |server| {
-        let mut peers = connect(server.address(), 50)?;
+        let mut peers = connect_many(server.address(), 50)?;
         for round in 0..3 {
             for (number, peer) in peers.iter_mut().enumerate() {
                 peer.send(format!("round {round} of {number}\n").as_bytes())?;
@@ -252,11 +252,11 @@ fn the_iterative_server_answers_the_second_when_the_first_has_left() -> anyhow::
 
 fn no_more_are_accepted_than_max_connections(contestant: &Contestant) -> anyhow::Result<()> {
     with(contestant.capped(3).arg("-v"), |server| {
-        let mut served = connect(server.address(), 3)?;
+        let mut served = connect_many(server.address(), 3)?;
         for peer in &mut served {
             peer.echo(b"served")?;
         }
-        let mut queued = connect(server.address(), 2)?;
+        let mut queued = connect_many(server.address(), 2)?;
         for peer in &mut queued {
             peer.send(b"patience")?;
         }
@@ -302,7 +302,7 @@ fn a_full_server_serves_everybody_in_turn(contestant: &Contestant) -> anyhow::Re
 /// Whoever is connected has its descriptor; poll(2), for one, wants to know the limit all the same.
 fn a_limit_below_what_is_open_ends_nobody(contestant: &Contestant) -> anyhow::Result<()> {
     with(contestant.talkative(), |server| {
-        let mut peers = connect(server.address(), 20)?;
+        let mut peers = connect_many(server.address(), 20)?;
         for peer in &mut peers {
             peer.echo(b"before")?;
         }
@@ -391,7 +391,7 @@ fn ten_thousand_connections_leave_nothing_behind(contestant: &Contestant) -> any
         churn(CONNECTIONS)?;
         let after = Footprint::settled(server, &rest)?;
         let [kilobytes_before, kilobytes] = [&before, &after].map(|f| f.anonymous / 1000);
-        say(
+        figure(
             contestant,
             format!("{kilobytes} kB after {CONNECTIONS} connections, {kilobytes_before} kB before"),
         );
@@ -523,23 +523,19 @@ fn ten_thousand_idle_connections_fit_in_8_mb_of_poll_too() -> anyhow::Result<()>
 fn ten_thousand_fit_and_answer(contestant: &Contestant) -> anyhow::Result<()> {
     const TEST: &str = "ten_thousand_idle_connections_fit_in_8_mb_and_all_answer";
     const CONNECTIONS: usize = 10_000;
-    // As many on our side as on the server's, and some for everything else.
-    let wanted = CONNECTIONS as u64 + 500;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft.max(hard) < wanted {
-        return skip(TEST, format!("ulimit -Hn is {hard}, {wanted} are needed"));
+    if let Some(why) = no_room_for(CONNECTIONS)? {
+        return skip(TEST, why);
     }
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard)?;
     with(contestant.server(), |server| {
         let mut peers = Vec::new();
         while peers.len() < CONNECTIONS {
-            peers.extend(connect(server.address(), 500)?);
+            peers.extend(connect_many(server.address(), 500)?);
             // When the last has been answered, all have been accepted: the backlog is empty again.
             let last = peers.len() - 1;
             peers[last].echo(b"idle from now on")?;
         }
         let idle = processes::memory(server.pid()).context("the server has vanished")?;
-        say(
+        figure(
             contestant,
             format!(
                 "{} kB resident with {CONNECTIONS} connections",
@@ -558,24 +554,6 @@ fn ten_thousand_fit_and_answer(contestant: &Contestant) -> anyhow::Result<()> {
 }
 
 // -- Helpers ------------------------------------------------------------------------------------
-
-/// Starts a server; what goes wrong then is reported with everything it has printed. It must still
-/// be there at the end.
-fn with(
-    server: Server,
-    body: impl FnOnce(&ServerProcess) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let server = server.start()?;
-    body(&server).with_context(|| server.transcript())?;
-    if let Some(status) = server.status() {
-        bail!("the server has ended: {status}\n{server}");
-    }
-    Ok(())
-}
-
-fn connect(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
-    (0..count).map(|_| Peer::connect(server)).collect()
-}
 
 /// Runs `body` in this many threads at once, with the number of each.
 fn in_threads(
@@ -614,14 +592,4 @@ fn memory(server: &ServerProcess) -> Memory {
             rss: sum.rss + memory.rss,
             anonymous: sum.anonymous + memory.anonymous,
         })
-}
-
-/// A figure, for those who ask with `--nocapture`.
-#[expect(clippy::print_stderr)]
-fn say(contestant: &Contestant, what: impl std::fmt::Display) {
-    eprintln!(
-        "{} {}: {what}",
-        contestant.model,
-        contestant.flags.join(" ")
-    );
 }

@@ -3,21 +3,20 @@
 //! flags of `tcpechod` that tune connections.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tcpecho_lab::contestant::{Contestant, POLL, REACTOR, REACTOR_WITH_WORKERS, SELECT};
+use tcpecho_lab::limit::no_room_for;
 use tcpecho_lab::observe::calls::{CallRecord, Phase};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::observe::sock_diag::SockDiag;
-use tcpecho_lab::peer::{PATIENCE, Peer};
+use tcpecho_lab::peer::{PATIENCE, Peer, connect_many};
 use tcpecho_lab::promised;
-use tcpecho_lab::server::{Server, ServerProcess};
-use tcpecho_lab::skip::skip;
+use tcpecho_lab::server::{ServerProcess, with};
+use tcpecho_lab::skip::{figure, skip};
 use tcpecho_lab::wait::eventually;
 
 /// The calls that wait for readiness.
@@ -63,7 +62,7 @@ fn an_echo_costs_two_calls_when_all_are_busy(contestant: &Contestant) -> anyhow:
     const PEERS: usize = 50;
     const ROUNDS: usize = 10;
     with(contestant.server().events(), |server| {
-        let mut peers = connect(server.address(), PEERS)?;
+        let mut peers = connect_many(server.address(), PEERS)?;
         for peer in &mut peers {
             peer.echo(&[b'0'; 64])?;
         }
@@ -82,7 +81,7 @@ fn an_echo_costs_two_calls_when_all_are_busy(contestant: &Contestant) -> anyhow:
         let calls = settled(server, PEERS * (ROUNDS + 1))?.split_off(before);
         let made = calls.iter().filter(|call| call.phase == Phase::Return);
         let made = made.count() as f64 / (PEERS * ROUNDS) as f64;
-        say(contestant, format!("{made:.2} calls per echo"));
+        figure(contestant, format!("{made:.2} calls per echo"));
         ensure!(
             (2.0..=2.2).contains(&made),
             "{made} calls per echo, {} records lost",
@@ -138,7 +137,7 @@ fn peers_that_linger_cost_nothing(contestant: &Contestant) -> anyhow::Result<()>
 /// acknowledges nothing any more.
 fn a_stopping_server_does_not_wait_for_the_dead(contestant: &Contestant) -> anyhow::Result<()> {
     let server = contestant.talkative().args(["--grace", "60s"]).start()?;
-    let mut peers = connect(server.address(), 5)?;
+    let mut peers = connect_many(server.address(), 5)?;
     for peer in &mut peers {
         peer.echo(b"hello")?;
     }
@@ -210,7 +209,7 @@ fn waits_in_vain(calls: &[CallRecord]) -> usize {
 fn at_the_limit_of_descriptors_it_rests(contestant: &Contestant) -> anyhow::Result<()> {
     let server = contestant.talkative().args(["--grace", "60s"]);
     let server = server.limit_descriptors(30, 30).start()?;
-    let mut peers = connect(server.address(), 40)?;
+    let mut peers = connect_many(server.address(), 40)?;
     for peer in &mut peers {
         peer.send(b"any room?")?;
     }
@@ -244,11 +243,11 @@ fn at_the_limit_of_descriptors_it_rests(contestant: &Contestant) -> anyhow::Resu
 fn select_refuses_who_does_not_fit() -> anyhow::Result<()> {
     const TEST: &str = "select_refuses_who_does_not_fit";
     const PEERS: usize = 1030;
-    if !raise_limit_of_descriptors(PEERS as u64 + 100)? {
-        return skip(TEST, "ulimit -Hn is too low");
+    if let Some(why) = no_room_for(PEERS)? {
+        return skip(TEST, why);
     }
     with(SELECT.talkative(), |server| {
-        let mut peers = connect(server.address(), 1000)?;
+        let mut peers = connect_many(server.address(), 1000)?;
         for peer in &mut peers {
             peer.echo(b"fits")?;
         }
@@ -299,8 +298,8 @@ fn select_does_not_start_where_its_listener_does_not_fit() -> anyhow::Result<()>
     const TEST: &str = "select_does_not_start_where_its_listener_does_not_fit";
     const OPEN_MANY: &str =
         r#"for i in {3..1030}; do eval "exec $i< /dev/null"; done; exec "$0" "$@""#;
-    if !raise_limit_of_descriptors(1100)? {
-        return skip(TEST, "ulimit -Hn is too low");
+    if let Some(why) = no_room_for(1100)? {
+        return skip(TEST, why);
     }
     let server = SELECT.server().under(&["bash", "-c", OPEN_MANY]);
     let server = match server.launch() {
@@ -316,21 +315,12 @@ fn select_does_not_start_where_its_listener_does_not_fit() -> anyhow::Result<()>
     Ok(())
 }
 
-fn raise_limit_of_descriptors(wanted: u64) -> anyhow::Result<bool> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if hard < wanted {
-        return Ok(false);
-    }
-    setrlimit(Resource::RLIMIT_NOFILE, soft.max(wanted), hard)?;
-    Ok(true)
-}
-
 // -- Workers ------------------------------------------------------------------------------------
 
 #[test]
 fn clients_are_dealt_out_evenly() -> anyhow::Result<()> {
     with(REACTOR.server().args(["--workers", "3"]), |server| {
-        let mut peers = connect(server.address(), 12)?;
+        let mut peers = connect_many(server.address(), 12)?;
         for peer in &mut peers {
             peer.echo(b"0123456789")?;
         }
@@ -363,7 +353,7 @@ fn clients_are_dealt_out_evenly() -> anyhow::Result<()> {
             let table = log.split("status of ").last()?;
             table.contains("closed 4 ").then_some(())
         })?;
-        for peer in &mut connect(server.address(), 4)? {
+        for peer in &mut connect_many(server.address(), 4)? {
             peer.echo(b"0123456789")?;
         }
         share(&["accepted 4 ", "accepted 8 ", "accepted 4 "])
@@ -443,25 +433,3 @@ fn names(file: &str) -> anyhow::Result<Vec<String>> {
 }
 
 // -- Helpers ------------------------------------------------------------------------------------
-
-/// Starts a server; what goes wrong then is reported with everything it has printed.
-fn with(
-    server: Server,
-    body: impl FnOnce(&ServerProcess) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let server = server.start()?;
-    body(&server).with_context(|| server.transcript())?;
-    ensure!(server.status().is_none(), "it has ended\n{server}");
-    Ok(())
-}
-
-fn connect(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
-    (0..count).map(|_| Peer::connect(server)).collect()
-}
-
-/// A figure, for those who ask with `--nocapture`.
-#[expect(clippy::print_stderr)]
-fn say(contestant: &Contestant, what: impl std::fmt::Display) {
-    let flags = contestant.flags.join(" ");
-    eprintln!("{} {flags}: {what}", contestant.model);
-}

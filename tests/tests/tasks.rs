@@ -3,17 +3,16 @@
 //! beside it in `server/src/executor.rs`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use anyhow::{Context, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tcpecho_lab::contestant::ASYNC;
+use tcpecho_lab::limit::no_room_for;
 use tcpecho_lab::observe::calls::{CallRecord, Phase};
 use tcpecho_lab::observe::processes;
-use tcpecho_lab::peer::{PATIENCE, Peer};
-use tcpecho_lab::server::{Server, ServerProcess};
-use tcpecho_lab::skip::skip;
+use tcpecho_lab::peer::{PATIENCE, Peer, connect_many};
+use tcpecho_lab::server::{ServerProcess, with};
+use tcpecho_lab::skip::{figure, skip};
 use tcpecho_lab::wait::eventually;
 
 /// To ask for the status is a poll, too: of the task that watches the signals.
@@ -41,11 +40,11 @@ fn an_echo_is_one_poll() -> anyhow::Result<()> {
 fn who_is_idle_is_not_polled() -> anyhow::Result<()> {
     const TEST: &str = "who_is_idle_is_not_polled";
     const IDLE: usize = 1000;
-    if let Err(error) = allow(IDLE) {
-        return skip(TEST, error.to_string());
+    if let Some(why) = no_room_for(IDLE)? {
+        return skip(TEST, why);
     }
     with(ASYNC.server(), |server| {
-        let mut idle = connect(server.address(), IDLE)?;
+        let mut idle = connect_many(server.address(), IDLE)?;
         let mut busy = Peer::connect(server.address())?;
         busy.echo(b"the last one: all are accepted")?;
         let before = Tasks::of(server)?;
@@ -74,7 +73,7 @@ fn who_is_idle_is_not_polled() -> anyhow::Result<()> {
 #[test]
 fn who_is_ready_is_polled_once() -> anyhow::Result<()> {
     with(ASYNC.server(), |server| {
-        let mut peers = connect(server.address(), 50)?;
+        let mut peers = connect_many(server.address(), 50)?;
         for peer in &mut peers {
             peer.echo(b"accepted")?;
         }
@@ -105,7 +104,7 @@ fn who_is_ready_is_polled_once() -> anyhow::Result<()> {
 fn fifty_busy_connections_cost_no_more_than_2_2_calls_per_echo() -> anyhow::Result<()> {
     const ROUNDS: usize = 10;
     with(ASYNC.server().events(), |server| {
-        let mut peers = connect(server.address(), 50)?;
+        let mut peers = connect_many(server.address(), 50)?;
         for peer in &mut peers {
             peer.echo(b"accepted")?;
         }
@@ -180,23 +179,23 @@ fn a_firehose_lets_others_have_their_turn() -> anyhow::Result<()> {
 fn ten_thousand_idle_connections_have_512_bytes_each_and_all_answer() -> anyhow::Result<()> {
     const TEST: &str = "ten_thousand_idle_connections_have_512_bytes_each_and_all_answer";
     const CONNECTIONS: usize = 10_000;
-    if let Err(error) = allow(CONNECTIONS) {
-        return skip(TEST, error.to_string());
+    if let Some(why) = no_room_for(CONNECTIONS)? {
+        return skip(TEST, why);
     }
     with(ASYNC.server(), |server| {
         let memory = || processes::memory(server.pid()).context("the server has vanished");
-        let mut peers = connect(server.address(), 1)?;
+        let mut peers = connect_many(server.address(), 1)?;
         // The buffer of all has been used once.
         peers[0].stream_on(4_000_000)?;
         let before = memory()?.anonymous;
         while peers.len() < CONNECTIONS {
-            peers.extend(connect(server.address(), 500)?);
+            peers.extend(connect_many(server.address(), 500)?);
             // When the last has been answered, all have been accepted: the backlog is empty again.
             let last = peers.len() - 1;
             peers[last].echo(b"idle from now on")?;
         }
         let each = (memory()?.anonymous - before) / CONNECTIONS as u64;
-        say(format!("{each} bytes for each of {CONNECTIONS}"));
+        figure(ASYNC, format!("{each} bytes for each of {CONNECTIONS}"));
         ensure!(each <= 512, "{each} bytes for each");
         for (number, peer) in peers.iter_mut().enumerate() {
             peer.send(format!("number {number}").as_bytes())?;
@@ -249,34 +248,4 @@ fn returned(server: &ServerProcess, call: &str) -> Vec<CallRecord> {
     calls
         .retain(|record| record.phase == Phase::Return && (call.is_empty() || record.call == call));
     calls
-}
-
-fn with(
-    server: Server,
-    body: impl FnOnce(&ServerProcess) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let server = server.start()?;
-    body(&server).with_context(|| server.transcript())?;
-    ensure!(server.status().is_none(), "the server has ended\n{server}");
-    Ok(())
-}
-
-fn connect(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
-    (0..count).map(|_| Peer::connect(server)).collect()
-}
-
-/// As many connections on our side as on the server's, and some descriptors for everything else:
-/// tests beside this one.
-fn allow(connections: usize) -> anyhow::Result<()> {
-    let wanted = connections as u64 + 2500;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    ensure!(hard >= wanted, "ulimit -Hn is {hard}, {wanted} are needed");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok(())
-}
-
-/// A figure, for those who ask with `--nocapture`.
-#[expect(clippy::print_stderr)]
-fn say(what: impl std::fmt::Display) {
-    eprintln!("async: {what}");
 }

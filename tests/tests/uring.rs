@@ -2,20 +2,19 @@
 //! that run out, requests that outlive what they were made for.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use tcpecho_lab::contestant::URING;
+use tcpecho_lab::limit::no_room_for;
 use tcpecho_lab::observe::processes;
-use tcpecho_lab::peer::{PATIENCE, Peer, round_trips};
+use tcpecho_lab::peer::{PATIENCE, Peer, connect_many, round_trips};
 use tcpecho_lab::server::ServerProcess;
-use tcpecho_lab::skip::skip;
+use tcpecho_lab::skip::{figure, skip};
 use tcpecho_lab::wait::eventually;
 
 // -- A kernel that says no ----------------------------------------------------------------------
@@ -65,7 +64,7 @@ fn where_io_uring_cannot_be_had_one_line_says_why_and_what_else_to_do() -> anyho
 #[test]
 fn more_bytes_than_buffers_only_take_longer() -> anyhow::Result<()> {
     with(&["-vv"], |server| {
-        let mut peers = connect(server.address(), 100)?;
+        let mut peers = connect_many(server.address(), 100)?;
         for peer in &mut peers {
             peer.echo(b"accepted")?;
         }
@@ -99,12 +98,12 @@ fn more_completions_than_fit_are_not_lost() -> anyhow::Result<()> {
     if limit.trim().parse::<usize>()? < CLIENTS {
         return skip(TEST, format!("net.core.somaxconn is {}", limit.trim()));
     }
-    if let Some(why) = too_few_descriptors(CLIENTS)? {
+    if let Some(why) = no_room_for(CLIENTS)? {
         return skip(TEST, why);
     }
     with(&["-vv", "--backlog", "4000"], |server| {
         server.freeze()?;
-        let mut peers = connect(server.address(), CLIENTS)?;
+        let mut peers = connect_many(server.address(), CLIENTS)?;
         for (number, peer) in peers.iter_mut().enumerate() {
             peer.send(format!("number {number}").as_bytes())?;
         }
@@ -166,7 +165,7 @@ fn firehoses_leave_room_for_others() -> anyhow::Result<()> {
     with(&[], |server| {
         let address = server.address();
         let mut pinging = Peer::connect(address)?;
-        let hoses = connect(address, HOSES)?;
+        let hoses = connect_many(address, HOSES)?;
         let running = Barrier::new(HOSES + 1);
         let beside = thread::scope(|scope| {
             for hose in &hoses {
@@ -188,7 +187,10 @@ fn firehoses_leave_room_for_others() -> anyhow::Result<()> {
             times
         })?;
         let median = beside[PINGS / 2];
-        say(format!("a round trip beside {HOSES} firehoses: {median:?}"));
+        figure(
+            URING,
+            format!("a round trip beside {HOSES} firehoses: {median:?}"),
+        );
         ensure!(
             median <= Duration::from_millis(100),
             "{median:?} for a round trip"
@@ -203,26 +205,29 @@ fn firehoses_leave_room_for_others() -> anyhow::Result<()> {
 fn ten_thousand_connections_cost_an_entry_each_and_all_answer() -> anyhow::Result<()> {
     const TEST: &str = "ten_thousand_connections_cost_an_entry_each_and_all_answer";
     const CONNECTIONS: usize = 10_000;
-    if let Some(why) = too_few_descriptors(CONNECTIONS)? {
+    if let Some(why) = no_room_for(CONNECTIONS)? {
         return skip(TEST, why);
     }
     with(&[], |server| {
         let memory = || processes::memory(server.pid()).context("the server has vanished");
-        let mut peers = connect(server.address(), 500)?;
+        let mut peers = connect_many(server.address(), 500)?;
         peers.iter_mut().try_for_each(|peer| peer.echo(b"first"))?;
         let before = memory()?;
         while peers.len() < CONNECTIONS {
-            peers.extend(connect(server.address(), 500)?);
+            peers.extend(connect_many(server.address(), 500)?);
             // When the last has been answered, all have been accepted: the backlog is empty again.
             let last = peers.len() - 1;
             peers[last].echo(b"idle from now on")?;
         }
         let idle = memory()?;
         let each = idle.anonymous.saturating_sub(before.anonymous) / (CONNECTIONS as u64 - 500);
-        say(format!(
-            "{} kB resident with {CONNECTIONS} connections, {each} bytes for each",
-            idle.rss / 1000
-        ));
+        figure(
+            URING,
+            format!(
+                "{} kB resident with {CONNECTIONS} connections, {each} bytes for each",
+                idle.rss / 1000
+            ),
+        );
         // A table that grows is copied to where there is room for twice as many.
         ensure!(each <= 256, "{each} bytes for each idle connection");
         for (number, peer) in peers.iter_mut().enumerate() {
@@ -297,26 +302,4 @@ fn with(
         let last: Vec<_> = log.lines().rev().take(30).collect();
         last.into_iter().rev().collect::<Vec<_>>().join("\n")
     })
-}
-
-fn connect(server: SocketAddr, count: usize) -> anyhow::Result<Vec<Peer>> {
-    (0..count).map(|_| Peer::connect(server)).collect()
-}
-
-/// As many on our side as on the server's, and some for the tests beside this one; or why not.
-fn too_few_descriptors(connections: usize) -> anyhow::Result<Option<String>> {
-    let wanted = connections as u64 + 4000;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft.max(hard) < wanted {
-        return Ok(Some(format!("ulimit -Hn is {hard}, {wanted} are needed")));
-    }
-    // Together with the tests beside us.
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    Ok(None)
-}
-
-/// A figure, for those who ask with `--nocapture`.
-#[expect(clippy::print_stderr)]
-fn say(what: impl std::fmt::Display) {
-    eprintln!("uring: {what}");
 }
