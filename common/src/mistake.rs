@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use clap::ValueEnum;
 
 use crate::Model;
+use crate::usage::fill;
 
 /// An error to commit on purpose. The first line of each comment is the help text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
@@ -227,25 +228,6 @@ impl Mistake {
         }
         table
     }
-}
-
-/// Adds a text, word by word, to a table that is at this column now.
-fn fill(table: &mut String, indent: usize, text: &str) {
-    const WIDTH: usize = 100;
-    let mut column = indent;
-    for word in text.split(' ') {
-        if column > indent && column + word.len() > WIDTH {
-            table.truncate(table.trim_end().len());
-            *table += "\n";
-            *table += &" ".repeat(indent);
-            column = indent;
-        }
-        *table += word;
-        *table += " ";
-        column += word.len() + 1;
-    }
-    table.truncate(table.trim_end().len());
-    *table += "\n";
 }
 
 impl fmt::Display for Mistake {

@@ -36,6 +36,26 @@ pub fn print(program: &str, text: &str) -> Exit {
     }
 }
 
+/// Adds a text to a table for a terminal of 100 columns, word by word, from this column on, where the
+/// table is now.
+pub fn fill(table: &mut String, indent: usize, text: &str) {
+    const WIDTH: usize = 100;
+    let mut column = indent;
+    for word in text.split(' ') {
+        if column > indent && column + word.len() > WIDTH {
+            table.truncate(table.trim_end().len());
+            *table += "\n";
+            *table += &" ".repeat(indent);
+            column = indent;
+        }
+        *table += word;
+        *table += " ";
+        column += word.len() + 1;
+    }
+    table.truncate(table.trim_end().len());
+    *table += "\n";
+}
+
 /// What is told: the line without the program's name in front.
 pub fn told(program: &str, error: &Error) -> String {
     line(program, &error.to_string())
