@@ -6,12 +6,13 @@
 //! would, [`limit`] takes their descriptors away, [`wait`] waits for what they do, [`observe`] asks
 //! the kernel what they did, [`netns`] gives an experiment a network and process table of its own,
 //! [`skip`] says why there is none, [`soak`] does everything at once for a long time; [`load`] is the
-//! load generator, [`compare`] puts the servers side by side under it.
+//! load generator, [`compare`] puts the servers side by side under it, [`figures`] writes their numbers.
 
 pub mod binaries;
 pub mod client;
 pub mod compare;
 pub mod contestant;
+pub mod figures;
 pub mod labs;
 pub mod limit;
 pub mod load;
