@@ -64,6 +64,11 @@ pub fn plain(value: f64) -> String {
     format!("{sign}{}", thousands(&whole))
 }
 
+/// A whole number, all its digits, thousands apart: `64`, `1,234,567`.
+pub fn whole(n: u64) -> String {
+    thousands(&n.to_string())
+}
+
 /// A unit of time for a whole column or row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TimeUnit {
@@ -231,6 +236,8 @@ mod tests {
         assert_eq!(plain(999.6), "1,000");
         assert_eq!(plain(1_234_567.0), "1,234,567");
         assert_eq!(plain(-12_345.0), "-12,345");
+        assert_eq!(whole(64), "64");
+        assert_eq!(whole(1_234_567), "1,234,567");
     }
 
     #[test]
