@@ -5,10 +5,12 @@
 //! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
 //! would, [`limit`] takes their descriptors away, [`wait`] waits for what they do, [`observe`] asks
 //! the kernel what they did, [`netns`] gives an experiment a network and process table of its own,
-//! [`skip`] says why there is none, [`soak`] does everything at once for a long time; [`load`] is the
-//! load generator, [`compare`] puts the servers side by side under it, [`figures`] writes their numbers.
+//! [`skip`] says why there is none, [`chance`] makes up what is the same again for the same seed,
+//! [`soak`] does everything at once for a long time; [`load`] is the load generator, [`compare`] puts
+//! the servers side by side under it, [`figures`] writes their numbers.
 
 pub mod binaries;
+pub mod chance;
 pub mod client;
 pub mod compare;
 pub mod contestant;

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use tcpecho_common::Model;
 use tcpecho_common::model::{Serves, Unit};
 
+use crate::chance::Chance;
 use crate::contestant::{self, Contestant};
 use crate::limit::limit_descriptors;
 use crate::observe::processes;
@@ -144,7 +145,7 @@ impl Row {
     ) -> anyhow::Result<()> {
         let over = end.min(Instant::now() + SHIFT);
         let (done, cuts) = (AtomicBool::new(false), AtomicU64::new(0));
-        let tasks: Vec<_> = (0..CLIENTS).map(|_| Chance::new(chance.next())).collect();
+        let tasks: Vec<_> = (0..CLIENTS).map(|_| Chance::new(chance.number())).collect();
         thread::scope(|scope| {
             for mut chance in tasks {
                 let (done, cuts) = (&done, &cuts);
@@ -484,27 +485,6 @@ fn detach(server: &ServerProcess, mut strace: Child) -> anyhow::Result<()> {
     strace.kill()?;
     strace.wait()?;
     server.signal_group(Signal::SIGCONT)
-}
-
-/// xorshift: good enough to be different, and the same for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// A number below `bound`; 0 if there is none.
-    fn up_to(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
