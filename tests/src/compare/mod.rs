@@ -1,3 +1,5 @@
 //! `tcpecho-lab compare`: the models, and anybody else's server, under the same loads in turn.
 
 pub mod result;
+pub mod schedule;
+pub mod stats;
