@@ -257,6 +257,7 @@ mod tests {
         assert_eq!(quantile(&values, 0.25), Some(1.75));
         assert_eq!(quantile(&values, 0.0), Some(1.0));
         assert_eq!(quantile(&values, 2.0), Some(4.0));
+        assert_eq!(quantile(&values, f64::NAN), None);
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[f64::NAN, 7.0, f64::INFINITY]), Some(7.0));
         assert_eq!(
@@ -352,6 +353,16 @@ mod tests {
         let paired = paired_ratio(&pairs[..6]).expect("pairs");
         assert_eq!((paired.left_out.len(), paired.pairs), (0, 6));
         assert!(paired.interval.expect("six").low < 1.0);
+    }
+
+    #[test]
+    fn of_too_many_outliers_the_farthest_go() {
+        let mut pairs: Vec<_> = (0..7).map(|i| (1.0 + 0.01 * f64::from(i), 1.0)).collect();
+        pairs[1].0 = 2.0;
+        pairs[4].0 = 3.0;
+        // Who has no ratio is counted along.
+        pairs.insert(0, (1.0, 0.0));
+        assert_eq!(paired_ratio(&pairs).expect("pairs").left_out, [5]);
     }
 
     #[test]
