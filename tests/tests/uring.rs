@@ -24,11 +24,7 @@ use tcpecho_lab::wait::eventually;
 #[test]
 fn where_io_uring_cannot_be_had_one_line_says_why_and_what_else_to_do() -> anyhow::Result<()> {
     const TEST: &str = "where_io_uring_cannot_be_had_one_line_says_why_and_what_else_to_do";
-    let works = Command::new("strace")
-        .args(["-q", "-o", "/dev/null", "true"])
-        .stdin(Stdio::null())
-        .output();
-    if !works.is_ok_and(|output| output.status.success()) {
+    if !strace_works() {
         return skip(TEST, "strace does not work here");
     }
     for (call, errno, why) in [
@@ -199,6 +195,31 @@ fn firehoses_leave_room_for_others() -> anyhow::Result<()> {
     })
 }
 
+// -- Signals ------------------------------------------------------------------------------------
+
+/// A recv at the urgent mark fails with EAGAIN while a signal is pending. Here one is in every call:
+/// even ignored ones are, while a tracer might want them.
+#[test]
+fn a_signal_does_not_make_a_recv_forget_what_is_behind_the_urgent_mark() -> anyhow::Result<()> {
+    const TEST: &str = "a_signal_does_not_make_a_recv_forget_what_is_behind_the_urgent_mark";
+    if !strace_works() {
+        return skip(TEST, "strace does not work here");
+    }
+    let signal = "inject=io_uring_enter:signal=SIGWINCH";
+    let strace = ["strace", "-qq", "-f", "-o", "/dev/null", "-e", signal];
+    let server = URING.server().under(&strace).start()?;
+    let mut peer = Peer::connect(server.address())?;
+    peer.send(b"abc")?;
+    peer.send_urgent(b'D')?;
+    peer.send(b"efg")?;
+    peer.expect(b"abcefg")?;
+    peer.send_urgent(b'H')?;
+    peer.send(b"ijk")?;
+    peer.expect(b"ijk")?;
+    peer.half_close()?;
+    peer.expect_fin()
+}
+
 // -- Many ---------------------------------------------------------------------------------------
 
 #[test]
@@ -302,4 +323,12 @@ fn with(
         let last: Vec<_> = log.lines().rev().take(30).collect();
         last.into_iter().rev().collect::<Vec<_>>().join("\n")
     })
+}
+
+fn strace_works() -> bool {
+    let works = Command::new("strace")
+        .args(["-q", "-o", "/dev/null", "true"])
+        .stdin(Stdio::null())
+        .output();
+    works.is_ok_and(|output| output.status.success())
 }

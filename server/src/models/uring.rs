@@ -4,9 +4,15 @@
 //! A readiness loop asks "can I read?", and then reads; here the kernel is asked to read, and says
 //! when it has. Requests and completions pass through two queues shared with the kernel (see
 //! `uring/ring.rs`), so one system call hands over whatever was asked for and fetches whatever has
-//! been done, for all clients together. Two requests are multishot, asked for once and completed
-//! many times: accept on the listener, recv on each connection. Bytes arrive in provided buffers
-//! (`uring/buffers.rs`), which belong to nobody until something has arrived.
+//! been done, for all clients together. The accept is multishot, asked for once and completed many
+//! times. Bytes arrive in provided buffers (`uring/buffers.rs`), which belong to nobody until
+//! something has arrived.
+//!
+//! The recv could be multishot as well, and is not, because of urgent data. A recv that has come to
+//! the urgent mark fails with EAGAIN while a signal is pending, or a stop, whatever is behind the
+//! mark. A recv asked for once looks whether there is something to read before it waits; a multishot
+//! one waits for the next bytes to arrive, and the peer may be waiting for us. It is handed over
+//! together with the send, so to ask for each costs no system call.
 //!
 //! What is asked for is not in our hands until it is complete. So: a completion without F_MORE has
 //! ended its request, whatever else it says, and the request is made again if it is still wanted;
@@ -16,10 +22,10 @@
 //!
 //! What arrives is sent at once from the buffer it is in, without waiting for room; what the peer
 //! does not take is copied into a remainder of the connection's own, and the buffer is free again
-//! within one round. A multishot recv takes whatever it gets, so it is for messages: as soon as one
-//! fills a buffer of 2 KiB, it is cancelled and the connection is received from as a stream, one
-//! large buffer at a time, the next when everything has been sent; until little comes. So a peer
-//! that does not read costs 256 KiB at most, and holds none of the buffers.
+//! within one round. Messages are received while others are being sent, 2 KiB at a time; as soon as
+//! one fills its buffer, the connection is received from as a stream, one large buffer at a time, the
+//! next when everything has been sent; until little comes. So a peer that does not read costs 128 KiB
+//! at most, and holds none of the buffers.
 //!
 //! What it costs: an entry of 80 bytes per connection, and what the kernel keeps for its recv; for
 //! all of them together, buffers of 0.6 MB, and when those are too few 6 MB at most; per echo of 64
@@ -27,9 +33,6 @@
 //! raise SIGPIPE (the kernel suppresses it); give back the port at the instant it is killed by SIGKILL
 //! (the kernel tears the ring down some milliseconds later; after SIGTERM there is nothing left to
 //! tear down).
-//!
-//! Known bug: on a busy machine what stands behind urgent data has, rarely, not come back (a few of
-//! some thousand connections that sent any); why is not known yet.
 //!
 //! What to look for: `ps` shows one process with one thread, asleep in io_uring_enter (wchan
 //! io_cqring_wait); `ss` the same sockets as ever; `strace -c` io_uring_enter and hardly anything else. With
@@ -66,9 +69,7 @@ use crate::failure::Failure;
 use crate::listener::Listener;
 use crate::{signals, socket};
 
-/// A connection with a larger remainder is read from no more. What its multishot recv brings before
-/// it is cancelled comes on top: the kernel fills 33 buffers in a row before it looks after others,
-/// and up to three times as many, 198 KiB, where the recv has just been asked for.
+/// A connection with a larger remainder is read from no more.
 const FULL: usize = 64 * 1024;
 
 /// Remainders of all connections together, from which on each is received one buffer at a time, and
@@ -171,10 +172,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Recv {
     None,
-    /// Small buffers, until it ends.
-    Multishot,
-    /// One buffer of this size.
-    Once(Size),
+    /// It waits for bytes, for one buffer of this size.
+    Waiting(Size),
     /// It wanted buffers of this size.
     Cancelled(Size),
 }
@@ -430,13 +429,11 @@ impl Uring {
             return;
         };
         let size = match connection.recv {
-            Recv::None | Recv::Multishot => Size::Small,
-            Recv::Once(size) | Recv::Cancelled(size) => size,
+            Recv::None => Size::Small,
+            Recv::Waiting(size) | Recv::Cancelled(size) => size,
         };
         let buffer = completion.buffer.map(|id| Buffers::taken(size, id));
-        if !completion.more {
-            connection.recv = Recv::None;
-        }
+        connection.recv = Recv::None;
         let fd = connection.stream.as_raw_fd();
         let received = calls::at_once("recv", fd, || completion.result);
         match (received, buffer) {
@@ -576,8 +573,7 @@ impl Uring {
         let all_sent = connection.unsent == 0;
         match connection.phase {
             Phase::Echoing if connection.ended && all_sent => self.close(index, End::Fin),
-            Phase::Echoing if connection.takes_too_much(self.frugal) => self.cancel_recv(index),
-            Phase::Echoing if all_sent => self.recv(index),
+            Phase::Echoing if connection.takes_more(self.frugal) => self.recv(index),
             Phase::Stopping if connection.recv == Recv::None => {
                 let owed = socket::unread(&connection.stream);
                 connection.phase = Phase::Owed(u32::try_from(owed).unwrap_or(u32::MAX));
@@ -615,28 +611,19 @@ impl Uring {
             Phase::Owed(owed) => owed,
             _ => u32::MAX,
         };
-        if connection.phase == Phase::Echoing && !connection.streams && !self.frugal {
-            connection.recv = Recv::Multishot;
-            self.ring.recv_all(fd, Size::Small, token);
+        let is_message = connection.phase == Phase::Echoing && !connection.streams;
+        let size = if is_message || self.frugal {
+            Size::Small
         } else {
-            let size = if self.frugal {
-                Size::Small
-            } else {
-                Size::Large
-            };
-            connection.recv = Recv::Once(size);
-            self.ring.recv_once(fd, size, most, token);
-        }
+            Size::Large
+        };
+        connection.recv = Recv::Waiting(size);
+        self.ring.recv(fd, size, most, token);
     }
 
     fn cancel_recv(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        let size = match connection.recv {
-            Recv::Multishot => Some(Size::Small),
-            Recv::Once(size) => Some(size),
-            Recv::None | Recv::Cancelled(_) => None,
-        };
-        if let Some(size) = size {
+        if let Recv::Waiting(size) = connection.recv {
             connection.recv = Recv::Cancelled(size);
             let [of, token] =
                 [What::Recv, What::CancelRecv].map(|what| connection.token(index, what));
@@ -709,7 +696,7 @@ impl Uring {
         }
     }
 
-    /// Multishot requests take what they get: where too much is held, they are all cancelled.
+    /// Where too much is held, all receive little. What has been asked for before comes on top.
     fn be_frugal(&mut self) {
         let at_most = if self.frugal {
             HELD_IN_FULL / 2
@@ -719,11 +706,6 @@ impl Uring {
         let frugal = self.held > at_most;
         if frugal && !self.frugal {
             log::debug!("{} bytes held: from now on one buffer at a time", self.held);
-            self.for_each(|uring, index| {
-                if uring.connections[index].recv == Recv::Multishot {
-                    uring.cancel_recv(index);
-                }
-            });
         }
         self.frugal = frugal;
     }
@@ -867,12 +849,10 @@ impl Connection {
         }
     }
 
-    /// A multishot recv takes what it gets, as long as there are buffers. That is no good where much
-    /// may come, or where the peer takes less than it sends.
-    fn takes_too_much(&self, frugal: bool) -> bool {
-        let full = if frugal { 0 } else { FULL };
+    /// Shall more be received? Where much comes, or much is held, not before everything is sent.
+    fn takes_more(&self, frugal: bool) -> bool {
         let kept = self.remainder.as_ref().map_or(0, |r| r.kept());
-        self.recv == Recv::Multishot && (self.streams || kept > full)
+        self.unsent == 0 || !self.streams && !frugal && kept <= FULL
     }
 
     /// A tick of the idle clock. Returns for how many ticks in a row no byte has moved either way.

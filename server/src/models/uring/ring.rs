@@ -22,6 +22,9 @@ const REQUESTS: u32 = 256;
 /// multishot request that it came from.
 const COMPLETIONS: u32 = 1024;
 
+/// `IORING_RECVSEND_POLL_FIRST` of `io_uring.h`, a flag of requests to receive.
+const POLL_FIRST: u16 = 1;
+
 pub struct Ring {
     ring: IoUring,
     /// Asked for, and not handed over yet.
@@ -151,16 +154,16 @@ impl Ring {
         );
     }
 
-    /// Receives until the peer's FIN or a failure, each time into another provided buffer.
-    pub fn recv_all(&mut self, stream: RawFd, size: Size, token: Token) {
-        let request = opcode::RecvMulti::new(Fd(stream), size.group());
-        self.ask(token, request.build());
-    }
-
-    /// Receives once, at most `length` bytes, into a provided buffer.
-    pub fn recv_once(&mut self, stream: RawFd, size: Size, length: u32, token: Token) {
+    /// Receives once, at most `length` bytes, into a provided buffer. A small one is for the answer to
+    /// what is just being sent, which cannot be there yet: the kernel need not try before it waits.
+    pub fn recv(&mut self, stream: RawFd, size: Size, length: u32, token: Token) {
         let length = length.min(size.bytes() as u32);
+        let poll_first = match size {
+            Size::Small => POLL_FIRST,
+            Size::Large => 0,
+        };
         let request = opcode::Recv::new(Fd(stream), std::ptr::null_mut(), length)
+            .ioprio(poll_first)
             .buf_group(size.group())
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
