@@ -308,6 +308,8 @@ impl EchoConn {
                 Ok(0) => return Err(End::Fin),
                 Ok(n) => n,
                 Err(Errno::EINTR) => continue,
+                // It was not the end, but a signal at the urgent mark: see `unread`.
+                Err(Errno::EAGAIN) if self.expects_more() && stream.unread() > 0 => continue,
                 Err(Errno::EAGAIN) => {
                     self.drain = false;
                     return Ok(TO_READ);
@@ -325,6 +327,11 @@ impl EchoConn {
             }
         }
         Ok(Turn::Again)
+    }
+
+    /// Is there more than one read may bring?
+    fn expects_more(&self) -> bool {
+        self.drain || self.phase == Phase::Owed
     }
 
     /// The peer does not take what it is owed: nothing more is read until it has.
@@ -540,6 +547,17 @@ mod tests {
         conn.drain();
         assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
         assert_eq!((peer.reads, peer.output.as_slice()), (3, &b"abcefg"[..]));
+    }
+
+    /// At the urgent mark, where a signal was pending.
+    #[test]
+    fn after_a_hint_it_does_not_believe_that_there_is_no_more() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[b"abc"]);
+        peer.input.extend([Err(Errno::EAGAIN), Ok(b"efg".to_vec())]);
+        conn.drain();
+        assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+        assert_eq!((peer.reads, peer.output.as_slice()), (4, &b"abcefg"[..]));
     }
 
     #[test]

@@ -231,6 +231,11 @@ impl Registration {
         })
     }
 
+    /// Has an event said more than "readable", and no read has failed since?
+    pub fn hints_at_more(&self) -> bool {
+        self.with(|source| source.more)
+    }
+
     fn with<T>(&self, body: impl FnOnce(&mut Source) -> T) -> T {
         body(&mut self.driver.sources.borrow_mut()[self.index])
     }

@@ -18,6 +18,9 @@ use crate::signals;
 /// FIONREAD stops at an urgent mark, where reading goes on behind it. So if there is one, the kernel
 /// is asked as if the urgent byte were part of the stream, and that byte, which nobody reads, is
 /// taken off.
+///
+/// So it also tells whether EAGAIN may be believed: at the mark a read fails with it if a signal (or a
+/// stop) is pending, whatever is behind. Who waits for edges would wait for one that has been.
 pub fn unread(socket: impl AsFd) -> usize {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLPRI)];
     // Asked for nothing but urgent data; errors and hang-ups are told unasked.

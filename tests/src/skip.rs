@@ -2,6 +2,7 @@
 //! hand it fails instead), and figures.
 
 use std::fmt;
+use std::process::{Command, Stdio};
 
 use anyhow::bail;
 
@@ -23,4 +24,13 @@ pub fn skip(test: &str, why: impl fmt::Display) -> anyhow::Result<()> {
 #[expect(clippy::print_stderr, reason = "libtest shows it on demand")]
 pub fn figure(whose: impl fmt::Display, what: impl fmt::Display) {
     eprintln!("{whose}: {what}");
+}
+
+/// Is strace(1) here, and may it trace a child of its own?
+pub fn strace_works() -> bool {
+    let works = Command::new("strace")
+        .args(["-q", "-o", "/dev/null", "true"])
+        .stdin(Stdio::null())
+        .output();
+    works.is_ok_and(|output| output.status.success())
 }

@@ -16,7 +16,7 @@ use tcpecho_lab::observe::sock_diag::SockDiag;
 use tcpecho_lab::peer::{PATIENCE, Peer, connect_many};
 use tcpecho_lab::promised;
 use tcpecho_lab::server::{ServerProcess, with};
-use tcpecho_lab::skip::{figure, skip};
+use tcpecho_lab::skip::{figure, skip, strace_works};
 use tcpecho_lab::wait::eventually;
 
 /// The calls that wait for readiness.
@@ -53,6 +53,34 @@ promised_by_loops! {
 promised! { by every model:
     connections_get_the_congestion_control_that_was_named
     an_unknown_congestion_control_is_refused_with_those_there_are
+    signals_at_the_urgent_mark_stall_nothing
+}
+
+// -- Signals ------------------------------------------------------------------------------------
+
+/// A read at the urgent mark fails with EAGAIN while a signal is pending, and nothing will make the
+/// socket readable again. Here one is in every other read: even ignored ones are, while a tracer
+/// might want them. (`uring` does not read; see `tests/uring.rs`.)
+fn signals_at_the_urgent_mark_stall_nothing(contestant: &Contestant) -> anyhow::Result<()> {
+    if !strace_works() {
+        let test = "signals_at_the_urgent_mark_stall_nothing";
+        return skip(test, "strace does not work here");
+    }
+    let signals = "inject=read:signal=SIGWINCH:when=1+2";
+    let strace = ["strace", "-qq", "-f", "-o", "/dev/null", "-e", signals];
+    with(contestant.server().under(&strace), |server| {
+        // Which of the reads is the one at the mark is not known.
+        for _ in 0..20 {
+            let mut peer = Peer::connect(server.address())?;
+            peer.send(b"abc")?;
+            peer.send_urgent(b'D')?;
+            peer.send(b"efg")?;
+            peer.expect(b"abcefg")?;
+            peer.half_close()?;
+            peer.expect_fin()?;
+        }
+        Ok(())
+    })
 }
 
 // -- Calls --------------------------------------------------------------------------------------

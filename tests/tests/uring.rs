@@ -2,7 +2,6 @@
 //! that run out, requests that outlive what they were made for.
 
 use std::fs;
-use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use tcpecho_lab::limit::no_room_for;
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::peer::{PATIENCE, Peer, connect_many, round_trips};
 use tcpecho_lab::server::ServerProcess;
-use tcpecho_lab::skip::{figure, skip};
+use tcpecho_lab::skip::{figure, skip, strace_works};
 use tcpecho_lab::wait::eventually;
 
 // -- A kernel that says no ----------------------------------------------------------------------
@@ -323,12 +322,4 @@ fn with(
         let last: Vec<_> = log.lines().rev().take(30).collect();
         last.into_iter().rev().collect::<Vec<_>>().join("\n")
     })
-}
-
-fn strace_works() -> bool {
-    let works = Command::new("strace")
-        .args(["-q", "-o", "/dev/null", "true"])
-        .stdin(Stdio::null())
-        .output();
-    works.is_ok_and(|output| output.status.success())
 }

@@ -428,7 +428,7 @@ impl Connection {
         let window = shared.window(most);
         let size = window.len();
         let length = calls::try_read(&self.stream, window).inspect_err(|errno| {
-            if *errno == Errno::EAGAIN {
+            if *errno == Errno::EAGAIN && !self.is_at_mark() {
                 self.events.clear(Wants::READ);
             }
         })?;
@@ -440,6 +440,12 @@ impl Connection {
             self.share.saturating_sub(length as u32)
         };
         Ok(Received { shared, length })
+    }
+
+    /// After EAGAIN: was it a signal at the urgent mark, and not the end? See [`socket::unread`].
+    fn is_at_mark(&self) -> bool {
+        let expects_more = self.events.hints_at_more() || self.owed.is_some();
+        expects_more && socket::unread(&self.stream) > 0
     }
 
     /// Returns what the peer does not take.
