@@ -107,8 +107,23 @@ mod tests {
         recorder
     }
 
-    fn log() -> Vec<u8> {
-        let mut out = Vec::new();
+    /// What was written at a time.
+    #[derive(Default)]
+    struct Writes(Vec<Vec<u8>>);
+
+    impl Write for Writes {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn log() -> Vec<Vec<u8>> {
+        let mut out = Writes::default();
         let began = SystemTime::UNIX_EPOCH + BEGAN;
         let command = ["tcpecho-load".into(), "two\nlines".into()];
         let mut log = Log::begin(&mut out, &command, began).expect("a vector");
@@ -119,7 +134,7 @@ mod tests {
             log.interval(second * start, second, &times, Some(&service))
                 .expect("a vector");
         }
-        out
+        out.0
     }
 
     fn histogram(encoded: &str) -> Histogram<u64> {
@@ -132,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read() {
-        let log = log();
+        let log = log().concat();
         let entries: Result<Vec<_>, _> = IntervalLogIterator::new(&log).collect();
         let entries = entries.expect("nothing but log lines");
         assert_eq!(
@@ -168,11 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn every_beginning_that_ends_with_a_line_is_a_log() {
-        let log = log();
-        let ends = log.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-        for (end, _) in ends {
-            let mut entries = IntervalLogIterator::new(&log[..=end]);
+    fn after_every_write_it_is_a_log() {
+        let writes = log();
+        assert_eq!(writes.len(), 4, "the head and three intervals");
+        for end in 1..=writes.len() {
+            let log = writes[..end].concat();
+            assert!(log.ends_with(b"\n"), "{end}");
+            let mut entries = IntervalLogIterator::new(&log);
             assert!(entries.all(|entry| entry.is_ok()), "{end}");
         }
     }
