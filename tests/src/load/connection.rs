@@ -1,0 +1,297 @@
+//! One connection of the generator: what it may send, what it has sent, what has come back.
+//!
+//! Positions count the bytes of its stream: `received <= sent <= released`. A message is released
+//! (to be sent), sent as far as the socket takes it, and complete when its last byte has come back and
+//! all were compared.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use crate::load::failure::{Failure, Kind};
+use crate::load::pattern::{Difference, Origin, Pattern};
+
+/// When a message began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// When it was due: in an open loop by the schedule, else when it was sent.
+    pub due: u64,
+    /// When it was sent.
+    pub sent: u64,
+}
+
+/// What one read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Nothing more for now.
+    Nothing,
+    /// So many bytes, the right ones.
+    Bytes(u64),
+    /// The end of the stream.
+    Fin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Open,
+    /// We have sent our FIN.
+    Ending,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    number: u64,
+    origin: Origin,
+    state: State,
+    /// Bytes of a message.
+    message: u64,
+    released: u64,
+    sent: u64,
+    received: u64,
+    /// Where the first message that is not complete ends.
+    message_end: u64,
+    /// Of the messages that are not complete.
+    starts: VecDeque<Start>,
+    /// When connect was called.
+    pub began: u64,
+    /// Since when it has been waiting for the bytes that come next.
+    pub waiting_since: u64,
+    readable: bool,
+    writable: bool,
+    /// The last edge told of more than data: read on until there is nothing.
+    to_the_end: bool,
+}
+
+impl Connection {
+    /// The connection with this number, being established since `began`.
+    pub fn new(stream: TcpStream, number: u64, message: u64, began: u64) -> Self {
+        Self {
+            stream,
+            number,
+            origin: Origin::of(number),
+            state: State::Connecting,
+            message,
+            released: 0,
+            sent: 0,
+            received: 0,
+            message_end: message,
+            starts: VecDeque::new(),
+            began,
+            waiting_since: began,
+            readable: false,
+            writable: false,
+            to_the_end: false,
+        }
+    }
+
+    /// Takes note of an edge.
+    pub fn note(&mut self, event: &Event) {
+        self.readable |= event.is_readable();
+        self.writable |= event.is_writable();
+        self.to_the_end |= event.is_read_closed() || event.is_error() || event.is_priority();
+    }
+
+    /// Is it still being established?
+    pub fn is_connecting(&self) -> bool {
+        self.state == State::Connecting
+    }
+
+    /// Has it been established, as far as is known? Errors: why it will not be.
+    pub fn establish(&mut self) -> Result<bool, Failure> {
+        if !self.writable {
+            return Ok(false);
+        }
+        match self.stream.take_error() {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => return Err(Failure::system(&error, "connect")),
+        }
+        let (local, peer) = (self.stream.local_addr(), self.stream.peer_addr());
+        // Nobody listens, and its own port was the one it asked for.
+        if local.is_ok_and(|local| peer.is_ok_and(|peer| local == peer)) {
+            return Err(Failure::new(Kind::Refused, "connect: it met itself"));
+        }
+        self.state = State::Open;
+        Ok(true)
+    }
+
+    /// One more message may be sent.
+    pub fn release(&mut self, start: Start) {
+        if self.received == self.released {
+            self.waiting_since = start.sent;
+        }
+        self.released += self.message;
+        self.starts.push_back(start);
+    }
+
+    /// Has everything that was released been sent?
+    pub fn has_sent_all(&self) -> bool {
+        self.sent == self.released
+    }
+
+    /// Has everything that was sent come back?
+    pub fn is_answered(&self) -> bool {
+        self.has_sent_all() && self.received == self.sent
+    }
+
+    /// May the socket take something?
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// May there be something to read?
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Sends what the socket takes of what was released; 0 if it takes nothing.
+    pub fn send(&mut self, pattern: &Pattern) -> Result<u64, Failure> {
+        let piece = pattern.slice(self.origin, self.sent, self.released - self.sent);
+        let length = piece.len();
+        loop {
+            match self.stream.write(piece) {
+                Ok(n) => {
+                    self.writable = n == length;
+                    self.sent += n as u64;
+                    return Ok(n as u64);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    return Ok(0);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+    }
+
+    /// Reads once, and compares.
+    pub fn receive(&mut self, buffer: &mut [u8], pattern: &Pattern) -> Result<Received, Failure> {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => return Ok(Received::Fin),
+                Ok(n) => {
+                    self.readable = n == buffer.len() || self.to_the_end;
+                    self.compare(&buffer[..n], pattern)?;
+                    self.received += n as u64;
+                    return Ok(Received::Bytes(n as u64));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    (self.readable, self.to_the_end) = (false, false);
+                    return Ok(Received::Nothing);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
+    }
+
+    fn compare(&self, found: &[u8], pattern: &Pattern) -> Result<(), Failure> {
+        let owed = (self.sent - self.received).min(found.len() as u64) as usize;
+        pattern
+            .compare(self.origin, self.received, &found[..owed])
+            .map_err(|difference| differs(&difference))?;
+        if owed < found.len() {
+            let (extra, sent) = (found.len() - owed, self.sent);
+            let text = format!("{extra} bytes more than the {sent} that were sent");
+            return Err(Failure::new(Kind::ExtraBytes, text));
+        }
+        Ok(())
+    }
+
+    /// The start of a message that is complete, oldest first.
+    pub fn complete(&mut self) -> Option<Start> {
+        if self.received < self.message_end {
+            return None;
+        }
+        self.message_end += self.message;
+        self.starts.pop_front()
+    }
+
+    /// Nothing more is to be sent than the rest of what has begun. Returns when the messages were due
+    /// that have not begun.
+    pub fn stop(&mut self) -> impl Iterator<Item = Start> {
+        let begun = self.sent.next_multiple_of(self.message).min(self.released);
+        let left = (self.released - begun) / self.message;
+        self.released = begun;
+        let keep = self.starts.len() - left as usize;
+        self.starts.drain(keep..)
+    }
+
+    /// Sends our FIN.
+    pub fn half_close(&mut self, now: u64) -> Result<(), Failure> {
+        if self.state == State::Ending {
+            return Ok(());
+        }
+        self.state = State::Ending;
+        self.waiting_since = now;
+        let done = self.stream.shutdown(Shutdown::Write);
+        done.map_err(|error| self.broken(&error))
+    }
+
+    /// The peer's FIN has come. Errors: it has not come last.
+    pub fn end(&self) -> Result<(), Failure> {
+        let Self { sent, received, .. } = self;
+        if self.state != State::Ending {
+            let text = format!("FIN after {received} of {sent} bytes, before ours");
+            return Err(Failure::new(Kind::Closed, text));
+        }
+        if received < sent {
+            let text = format!("FIN after {received} of {sent} bytes");
+            return Err(Failure::new(Kind::MissingBytes, text));
+        }
+        Ok(())
+    }
+
+    /// Why this cannot go on, if it has been waiting since before `limit`.
+    pub fn overdue(&self, limit: u64) -> Option<Failure> {
+        let Self { sent, received, .. } = self;
+        let (kind, text) = match self.state {
+            _ if self.waiting_since >= limit => return None,
+            State::Connecting => (Kind::Unreachable, "no answer to connect".to_owned()),
+            State::Ending if received == sent => (
+                Kind::NoFin,
+                format!("no FIN after ours and all {sent} bytes"),
+            ),
+            State::Open if self.is_answered() => return None,
+            _ => (
+                Kind::Timeout,
+                format!("nothing more after {received} of {sent} bytes"),
+            ),
+        };
+        Some(Failure::new(kind, text))
+    }
+
+    fn broken(&self, error: &std::io::Error) -> Failure {
+        let Self { sent, received, .. } = self;
+        Failure::system(error, &format!("after {received} of {sent} bytes"))
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+fn differs(difference: &Difference) -> Failure {
+    let Difference {
+        at,
+        expected,
+        found,
+        shift,
+    } = difference;
+    let (kind, what) = match shift {
+        Some(missing @ 1..) => (Kind::MissingBytes, format!("{missing} bytes are missing")),
+        Some(extra) => (Kind::ExtraBytes, format!("{} bytes come again", -extra)),
+        None => (
+            Kind::WrongBytes,
+            format!("0x{found:02x} instead of 0x{expected:02x}"),
+        ),
+    };
+    Failure::new(kind, format!("{what} at position {at}"))
+}

@@ -1,0 +1,312 @@
+//! A run, from the first connection to the report: starts the workers, says when the load begins,
+//! collects what they tell, and adds it up. It does nothing that the load would feel.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use nix::libc::STDIN_FILENO;
+use nix::sys::signal::Signal;
+
+use crate::load::clock::{self, seconds};
+use crate::load::interrupt::Interrupts;
+use crate::load::meter::{Slice, Times};
+use crate::load::pattern::Pattern;
+use crate::load::plan::Plan;
+use crate::load::report::{Event, Report};
+use crate::load::source::Sources;
+use crate::load::summary::Summary;
+use crate::load::worker::{Note, Outcome, Shared, Teller, Worker};
+
+const WAKE: Token = Token(0);
+const SIGNAL: Token = Token(1);
+const STDIN: Token = Token(2);
+
+/// How long a probe of one of several addresses may take.
+const PROBE: Duration = Duration::from_secs(3);
+
+/// Told of what happens while it happens. An error ends the run.
+pub type Watch<'a> = dyn FnMut(&Event) -> Result<()> + 'a;
+
+/// Does what is planned. Returns the report, and the signal that has ended it early. `began` is when
+/// the program was started.
+///
+/// Errors: the name has no address, or the system refuses what a run needs; whatever happens to the
+/// connections is in the report.
+pub fn run(
+    plan: Plan,
+    command: Vec<String>,
+    began: u64,
+    watch: &mut Watch<'_>,
+) -> Result<(Report, Option<Signal>)> {
+    let interrupts = Interrupts::catch()?;
+    let shared = Shared {
+        address: resolve(&plan.host, plan.port)?,
+        sources: Sources,
+        pattern: Pattern::new(),
+        start: AtomicU64::new(0),
+        leave: AtomicBool::new(!plan.hold),
+        stop: AtomicBool::new(false),
+        plan,
+    };
+    let mut poll = Poll::new().context("epoll_create")?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE).context("eventfd")?);
+    let signals = interrupts.as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&signals), SIGNAL, Interest::READABLE)?;
+    let (sender, notes) = mpsc::channel();
+    let teller = Teller { sender, waker };
+    thread::scope(|scope| {
+        let mut wakers = Vec::new();
+        for number in 0..shared.plan.load.threads {
+            let (worker, waker) = Worker::new(&shared, number, teller.clone())?;
+            wakers.push(waker);
+            let thread = thread::Builder::new().name(format!("worker {number}"));
+            thread
+                .spawn_scoped(scope, || worker.run())
+                .context("start a thread")?;
+        }
+        let mut conductor =
+            Conductor::new(&shared, &mut poll, notes, wakers, interrupts, began, watch);
+        let conducted = conductor.conduct();
+        // Whatever happened, they are to end.
+        conductor.stop();
+        conducted?;
+        let signal = conductor.signal;
+        Ok((conductor.summary.report(&shared, command), signal))
+    })
+}
+
+/// The address of the server. Of several, the first that accepts a connection.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let addresses = (host, port).to_socket_addrs();
+    let addresses: Vec<_> = addresses
+        .with_context(|| format!("no address of {host}"))?
+        .collect();
+    let accepts = |address: &&SocketAddr| TcpStream::connect_timeout(address, PROBE).is_ok();
+    match addresses[..] {
+        [] => bail!("no address of {host}"),
+        [only] => Ok(only),
+        [first, ..] => Ok(addresses.iter().find(accepts).copied().unwrap_or(first)),
+    }
+}
+
+/// What it is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// That all connections are there.
+    Connecting,
+    /// That the warm-up is over.
+    WarmingUp(Times),
+    /// That the measurement is over.
+    Measuring(Times),
+    /// That the workers are done.
+    Ending,
+}
+
+struct Conductor<'a, 'w> {
+    shared: &'a Shared,
+    poll: &'a mut Poll,
+    notes: Receiver<Note>,
+    wakers: Vec<Waker>,
+    interrupts: Interrupts,
+    began: u64,
+    watch: &'a mut Watch<'w>,
+    stage: Stage,
+    connected: usize,
+    done: usize,
+    signal: Option<Signal>,
+    /// Slices that not all workers have told of.
+    slices: BTreeMap<u64, (usize, Slice)>,
+    summary: Summary,
+}
+
+impl<'a, 'w> Conductor<'a, 'w> {
+    fn new(
+        shared: &'a Shared,
+        poll: &'a mut Poll,
+        notes: Receiver<Note>,
+        wakers: Vec<Waker>,
+        interrupts: Interrupts,
+        began: u64,
+        watch: &'a mut Watch<'w>,
+    ) -> Self {
+        Self {
+            shared,
+            poll,
+            notes,
+            wakers,
+            interrupts,
+            began,
+            watch,
+            stage: Stage::Connecting,
+            connected: 0,
+            done: 0,
+            signal: None,
+            slices: BTreeMap::new(),
+            summary: Summary::new(shared.plan.load.mode),
+        }
+    }
+
+    fn conduct(&mut self) -> Result<()> {
+        let mut events = Events::with_capacity(8);
+        while self.done < self.wakers.len() {
+            let polled = self.poll.poll(&mut events, self.patience());
+            if let Err(error) = polled {
+                if error.kind() != std::io::ErrorKind::Interrupted {
+                    return Err(error).context("epoll_wait");
+                }
+            }
+            self.on_time()?;
+            for event in &events {
+                match event.token() {
+                    SIGNAL => self.interrupted(),
+                    STDIN => self.allow_leave(),
+                    _ => {}
+                }
+            }
+            while let Ok(note) = self.notes.try_recv() {
+                self.note(note)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn patience(&self) -> Option<Duration> {
+        let next = match self.stage {
+            Stage::WarmingUp(times) => times.begin,
+            Stage::Measuring(times) => times.end,
+            Stage::Connecting | Stage::Ending => return None,
+        };
+        Some(Duration::from_nanos(next.saturating_sub(clock::now())))
+    }
+
+    fn on_time(&mut self) -> Result<()> {
+        let now = clock::now();
+        let at_s = seconds(now - self.began);
+        match self.stage {
+            Stage::WarmingUp(times) if now >= times.begin => {
+                self.stage = Stage::Measuring(times);
+                (self.watch)(&Event::Measuring { at_s })
+            }
+            Stage::Measuring(times) if now >= times.end => self.measured(at_s),
+            _ => Ok(()),
+        }
+    }
+
+    fn measured(&mut self, at_s: f64) -> Result<()> {
+        self.stage = Stage::Ending;
+        (self.watch)(&Event::Measured { at_s })?;
+        if self.shared.plan.hold {
+            let stdin = self.poll.registry().register(
+                &mut SourceFd(&STDIN_FILENO),
+                STDIN,
+                Interest::READABLE,
+            );
+            // A file or /dev/null cannot be polled, and has its end at once.
+            if stdin.is_err() {
+                self.allow_leave();
+            }
+        }
+        Ok(())
+    }
+
+    fn allow_leave(&mut self) {
+        self.shared.leave.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn interrupted(&mut self) {
+        if let Some(signal) = self.interrupts.come() {
+            self.signal = Some(signal);
+            self.stop();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stage = Stage::Ending;
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for waker in &self.wakers {
+            // A worker that has ended needs no waking.
+            let _ = waker.wake();
+        }
+    }
+
+    fn note(&mut self, note: Note) -> Result<()> {
+        match note {
+            Note::Connected => {
+                self.connected += 1;
+                if self.connected == self.wakers.len() && self.stage == Stage::Connecting {
+                    self.begin()?;
+                }
+                Ok(())
+            }
+            Note::Slice(number, slice) => self.slice(number, &slice),
+            Note::Done(outcome) => {
+                self.done(*outcome?);
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        let start = clock::now();
+        let at_s = seconds(start - self.began);
+        (self.watch)(&Event::Connected { at_s })?;
+        let times = Times::of(&self.shared.plan, start);
+        self.summary.times = Some(times);
+        self.stage = Stage::WarmingUp(times);
+        self.shared.start.store(start, Ordering::Release);
+        self.wake();
+        Ok(())
+    }
+
+    /// One worker's slice; when it is the last worker's, the slice is complete.
+    fn slice(&mut self, number: u64, slice: &Slice) -> Result<()> {
+        let mode = self.shared.plan.load.mode;
+        let (count, whole) = self
+            .slices
+            .entry(number)
+            .or_insert_with(|| (0, Slice::of(mode)));
+        *count += 1;
+        whole.merge(slice);
+        if *count < self.wakers.len() {
+            return Ok(());
+        }
+        let Some((_, whole)) = self.slices.remove(&number) else {
+            return Ok(());
+        };
+        self.summary.slice(&whole);
+        let (Some(times), Some(_)) = (self.summary.times, self.shared.plan.interval) else {
+            return Ok(());
+        };
+        (self.watch)(&whole.event(number, &times))
+    }
+
+    fn done(&mut self, outcome: Outcome) {
+        self.done += 1;
+        if self.stage == Stage::Connecting {
+            // There is no load without all of them.
+            self.stop();
+        }
+        self.summary.outcome(outcome);
+        if self.done == self.wakers.len() {
+            for (_, slice) in std::mem::take(&mut self.slices).into_values() {
+                self.summary.slice(&slice);
+            }
+            self.summary.interrupted = self.signal.is_some();
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! All that the workers have told, added up: the report.
+
+use std::collections::BTreeMap;
+
+use crate::load::clock::seconds;
+use crate::load::failure::Ledger;
+use crate::load::latency::Recorder;
+use crate::load::meter::{Parts, Slice, Times};
+use crate::load::plan::Kind;
+use crate::load::processor::Usage;
+use crate::load::report::{Company, FORMAT, Generator, Mode, Outcome, Report, Shares};
+use crate::load::worker::{self, Shared};
+
+/// A thread that is busy for more of the time has none left.
+const BUSY: f64 = 0.9;
+
+/// Adds up.
+#[derive(Debug)]
+pub struct Summary {
+    /// When is what; nothing if the load has not begun.
+    pub times: Option<Times>,
+    /// A signal has ended it.
+    pub interrupted: bool,
+    slice: Slice,
+    parts: Parts,
+    echoes: Vec<u64>,
+    company: BTreeMap<Kind, Company>,
+    failures: Ledger,
+    unsent: u64,
+    usage: Vec<Usage>,
+    ended: u64,
+}
+
+impl Summary {
+    /// Of nothing yet.
+    pub fn new(mode: Mode) -> Self {
+        Self {
+            times: None,
+            interrupted: false,
+            slice: Slice::of(mode),
+            parts: Parts::default(),
+            echoes: Vec::new(),
+            company: BTreeMap::new(),
+            failures: Ledger::default(),
+            unsent: 0,
+            usage: Vec::new(),
+            ended: 0,
+        }
+    }
+
+    /// Adds a slice of time.
+    pub fn slice(&mut self, slice: &Slice) {
+        self.slice.merge(slice);
+    }
+
+    /// Adds what a worker has to say in the end.
+    pub fn outcome(&mut self, outcome: worker::Outcome) {
+        for (_, slice) in &outcome.slices {
+            self.slice.merge(slice);
+        }
+        self.parts.merge(&outcome.parts);
+        self.echoes.extend(outcome.echoes);
+        for (kind, sent, read) in outcome.company {
+            let company = self.company.entry(kind).or_insert_with(|| Company {
+                kind: kind.name().into(),
+                connections: 0,
+                sent: 0,
+                read: 0,
+            });
+            company.connections += 1;
+            company.sent += sent;
+            company.read += read;
+        }
+        self.failures.merge(outcome.failures);
+        self.unsent += outcome.unsent;
+        self.usage.push(outcome.usage);
+        self.ended = self.ended.max(outcome.ended);
+    }
+
+    /// The report.
+    pub fn report(self, shared: &Shared, command: Vec<String>) -> Report {
+        let times = self.times();
+        let measured_s = seconds(times.end - times.begin);
+        let generator = self.generator(measured_s);
+        let warnings = self.warnings(shared, &generator);
+        let recorded = |recorder: Option<&Recorder>| recorder.and_then(Recorder::latency);
+        let recorders = &self.slice.times;
+        Report {
+            format: FORMAT,
+            command,
+            target: shared.address.to_string(),
+            load: shared.plan.load.clone(),
+            outcome: self.how(),
+            measured_s,
+            echoes: self.slice.echoes,
+            bytes: self.slice.bytes,
+            connects: self.slice.connects,
+            latency: recorders.latency.latency(),
+            service: recorded(recorders.service.as_ref()),
+            connect: recorded(recorders.connect.as_ref()),
+            first_echo: recorded(recorders.first_echo.as_ref()),
+            shares: shares(&self.echoes),
+            warmup: self.parts.warmup(&times),
+            company: self.company.into_values().collect(),
+            generator,
+            errors: self.failures.report(),
+            warnings,
+        }
+    }
+
+    /// The times as they were in the end.
+    fn times(&self) -> Times {
+        let nothing = Times {
+            start: 0,
+            begin: 0,
+            end: 0,
+            slice: 0,
+        };
+        let times = self.times.unwrap_or(nothing);
+        let end = times.end.min(self.ended).max(times.begin);
+        Times { end, ..times }
+    }
+
+    fn how(&self) -> Outcome {
+        if !self.failures.is_empty() {
+            Outcome::Failed
+        } else if self.interrupted {
+            Outcome::Interrupted
+        } else {
+            Outcome::Complete
+        }
+    }
+
+    fn generator(&self, measured_s: f64) -> Generator {
+        let sum = |time: fn(&Usage) -> f64| self.usage.iter().map(time).sum();
+        let totals = self.usage.iter().map(|usage| usage.total().as_secs_f64());
+        let busiest_thread = totals.fold(0.0, f64::max) / measured_s.max(1e-9);
+        Generator {
+            user_s: sum(|usage| usage.user.as_secs_f64()),
+            system_s: sum(|usage| usage.system.as_secs_f64()),
+            busiest_thread,
+            bottleneck: busiest_thread > BUSY,
+        }
+    }
+
+    fn warnings(&self, shared: &Shared, generator: &Generator) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if generator.bottleneck {
+            warnings.push(format!(
+                "the generator's busiest thread had {:.0} % of a processor: a faster server would not \
+                 show; give it more --threads, or processors of its own",
+                generator.busiest_thread * 100.0
+            ));
+        }
+        if let (Mode::Open { rate }, 1..) = (shared.plan.load.mode, self.unsent) {
+            warnings.push(format!(
+                "{} messages were due and could not even be sent: {rate} a second are more than the \
+                 server takes; their latency is counted as what they had waited in the end",
+                self.unsent
+            ));
+        }
+        warnings
+    }
+}
+
+fn shares(echoes: &[u64]) -> Shares {
+    let sum: f64 = echoes.iter().map(|n| *n as f64).sum();
+    let squares: f64 = echoes.iter().map(|n| (*n as f64).powi(2)).sum();
+    let equal = sum * sum / (echoes.len() as f64 * squares);
+    Shares {
+        fewest: echoes.iter().min().copied().unwrap_or(0),
+        most: echoes.iter().max().copied().unwrap_or(0),
+        fairness: if squares > 0.0 { equal } else { 1.0 },
+    }
+}
