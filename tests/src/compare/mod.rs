@@ -1,6 +1,13 @@
 //! `tcpecho-lab compare`: the models, and anybody else's server, under the same loads in turn.
 
+pub mod chart;
+pub mod export;
+#[cfg(test)]
+mod fixture;
 pub mod judge;
+mod markup;
+pub mod ranking;
 pub mod result;
 pub mod schedule;
 pub mod stats;
+pub mod table;

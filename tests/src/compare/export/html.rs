@@ -1,0 +1,454 @@
+//! HTML: one file with everything in it, pictures too. It needs no script and no network.
+
+use crate::compare::chart::pictures;
+use crate::compare::markup::Markup;
+use crate::compare::ranking::Ranking;
+use crate::compare::result::{Cell, Comparison, Workload};
+use crate::compare::table::{self, Head, Table, count_of};
+use crate::figures::{self, NONE};
+
+const STYLE: &str = include_str!("report.css");
+
+/// The whole page.
+pub fn html(comparison: &Comparison) -> String {
+    let mut page = Markup::default();
+    page.raw("<!DOCTYPE html>\n");
+    page.tag("html").with("lang", "en").holding(|page| {
+        page.tag("head").holding(|page| {
+            page.tag("meta").with("charset", "utf-8").empty();
+            let viewport = "width=device-width, initial-scale=1";
+            page.tag("meta")
+                .with("name", "viewport")
+                .with("content", viewport)
+                .empty();
+            page.tag("title").saying("Echo servers compared");
+            page.tag("style").holding(|page| page.raw(STYLE));
+        });
+        page.tag("body").holding(|page| body(page, comparison));
+    });
+    page.finish()
+}
+
+fn body(page: &mut Markup, comparison: &Comparison) {
+    page.tag("header").holding(|page| header(page, comparison));
+    page.tag("main").holding(|page| {
+        conclusions(page, comparison);
+        contestants(page, comparison);
+        for (i, workload) in comparison.workloads.iter().enumerate() {
+            let id = format!("workload-{i}");
+            page.tag("section")
+                .with("id", &id)
+                .holding(|page| section(page, comparison, workload, &id));
+        }
+        method(page, comparison);
+        raw_numbers(page, comparison);
+    });
+}
+
+fn header(page: &mut Markup, comparison: &Comparison) {
+    page.tag("h1").saying("Echo servers compared");
+    let here = &comparison.environment;
+    let what = format!(
+        "{} servers, {} rounds of {} for each workload; {}, {}, {}",
+        comparison.contestants.len(),
+        comparison.rounds,
+        figures::time_us(comparison.duration_s * 1e6),
+        here.processor,
+        here.system,
+        comparison.began
+    );
+    page.tag("p").class("quiet").saying(&what);
+    page.tag("nav")
+        .with("aria-label", "Workloads")
+        .holding(|page| {
+            for (i, workload) in comparison.workloads.iter().enumerate() {
+                page.tag("a")
+                    .with("href", &format!("#workload-{i}"))
+                    .saying(&workload.name);
+            }
+            page.tag("a")
+                .with("href", "#method")
+                .saying("where and how");
+        });
+}
+
+fn conclusions(page: &mut Markup, comparison: &Comparison) {
+    page.tag("section").class("conclusions").holding(|page| {
+        page.tag("h2").saying("What the figures say");
+        if comparison.interrupted {
+            page.tag("p")
+                .class("doubt")
+                .saying("Interrupted: what is missing was not measured.");
+        }
+        sentences(page, "", &comparison.conclusions);
+    });
+    if !comparison.warnings.is_empty() {
+        page.tag("section").class("doubt").holding(|page| {
+            page.tag("h2").saying("What makes them doubtful");
+            sentences(page, "", &comparison.warnings);
+        });
+    }
+}
+
+fn contestants(page: &mut Markup, comparison: &Comparison) {
+    page.tag("section").holding(|page| {
+        page.tag("h2").saying("Who took part");
+        draw(page, "Who took part", &table::of_contestants(comparison));
+    });
+}
+
+fn section(page: &mut Markup, comparison: &Comparison, workload: &Workload, id: &str) {
+    page.tag("h2").holding(|page| {
+        page.tag("span").class("name").saying(&workload.name);
+        page.say(&format!(" {}", workload.title));
+    });
+    page.tag("p").class("shows").saying(&workload.shows);
+    if workload.points.is_some() {
+        points(page, comparison, workload, id);
+        return;
+    }
+    for point in comparison.points(workload) {
+        let ranking = comparison.ranking(workload, point);
+        pictures_of(page, pictures::cpu(&ranking, id));
+        ranked(page, &ranking);
+        sentences(page, "without", &table::reasons(comparison, workload));
+        calls(page, &ranking);
+        pictures_of(page, pictures::latency(comparison, &ranking, id));
+        pictures_of(page, pictures::fairness(&ranking, id));
+        if memory_is_best_seen(comparison, workload) {
+            pictures_of(page, pictures::memory(&ranking, id));
+        }
+    }
+}
+
+/// A workload with points: how the figures go, and all of them in a box to be opened.
+fn points(page: &mut Markup, comparison: &Comparison, workload: &Workload, id: &str) {
+    pictures_of(page, pictures::sweep(comparison, workload, id));
+    let what = workload.points.as_deref().unwrap_or_default();
+    let caption = format!("CPU time per {}, over {what}", workload.per());
+    draw(page, &caption, &table::of_points(comparison, workload));
+    sentences(page, "without", &table::reasons(comparison, workload));
+    for point in comparison.points(workload) {
+        let ranking = comparison.ranking(workload, point);
+        details(
+            page,
+            &format!("All figures with {} {what}", count_of(point)),
+            |page| ranked(page, &ranking),
+        );
+    }
+}
+
+/// Is this the workload with most connections, so that memory per connection is seen best?
+fn memory_is_best_seen(comparison: &Comparison, workload: &Workload) -> bool {
+    let most = |name: &str| {
+        let cells = comparison
+            .cells
+            .iter()
+            .filter(|cell| cell.workload == name && cell.point.is_none());
+        let summaries = cells.filter_map(|cell| cell.summary.as_ref());
+        let known = summaries.filter(|summary| summary.pss_per_connection.is_some());
+        known.map(|summary| summary.footprint.descriptors).max()
+    };
+    let best = comparison
+        .workloads
+        .iter()
+        .rev()
+        .max_by_key(|workload| most(&workload.name));
+    best.is_some_and(|best| best.name == workload.name)
+}
+
+fn pictures_of(page: &mut Markup, picture: Option<String>) {
+    if let Some(picture) = picture {
+        page.raw(&picture);
+    }
+}
+
+/// The figures, each contestant with its structure beside it.
+fn ranked(page: &mut Markup, ranking: &Ranking<'_>) {
+    let mut table = table::of_ranking(ranking);
+    table.heads.insert(
+        1,
+        Head {
+            name: "structure".into(),
+            unit: String::new(),
+        },
+    );
+    for (cells, row) in table.rows.iter_mut().zip(&ranking.rows) {
+        cells.insert(1, format!("{}; {}", row.contestant.structure, row.tasks()));
+    }
+    table.words = 2;
+    draw(
+        page,
+        &format!("Figures of {}", ranking.workload.name),
+        &table,
+    );
+}
+
+/// Why: the calls each makes.
+fn calls(page: &mut Markup, ranking: &Ranking<'_>) {
+    let counted: Vec<_> = ranking
+        .rows
+        .iter()
+        .filter_map(|row| Some((row, row.cell.calls.as_ref()?)))
+        .collect();
+    if counted.is_empty() {
+        return;
+    }
+    let head = |name: &str, unit: String| Head {
+        name: name.into(),
+        unit,
+    };
+    let per = format!("per {}", ranking.workload.per());
+    let most = |calls: &[(String, f64)]| {
+        let calls = calls
+            .iter()
+            .map(|(name, n)| format!("{name} {}", figures::plain(*n)));
+        calls.collect::<Vec<_>>().join(", ")
+    };
+    let table = Table {
+        heads: vec![
+            head("contestant", String::new()),
+            head("the most frequent", per.clone()),
+            head("all", per),
+            head("echoes", String::new()),
+        ],
+        rows: (counted.iter())
+            .map(|(row, calls)| {
+                vec![
+                    row.contestant.name.clone(),
+                    most(&calls.by_name),
+                    figures::plain(calls.per_echo),
+                    figures::count(calls.echoes as f64),
+                ]
+            })
+            .collect(),
+        words: 2,
+    };
+    details(
+        page,
+        "System calls, counted in a run of their own",
+        |page| draw(page, "System calls", &table),
+    );
+}
+
+fn method(page: &mut Markup, comparison: &Comparison) {
+    page.tag("section").with("id", "method").holding(|page| {
+        page.tag("h2").saying("Where and how");
+        page.tag("dl").holding(|page| {
+            for (name, value) in table::of_environment(comparison) {
+                page.tag("dt").saying(&name);
+                page.tag("dd").saying(&value);
+            }
+        });
+        page.tag("h3").saying("Command lines");
+        page.tag("pre")
+            .with("tabindex", "0")
+            .saying(&table::command_line(comparison));
+        commands(
+            page,
+            "Servers",
+            comparison
+                .contestants
+                .iter()
+                .map(|who| (&who.name, &who.command)),
+        );
+        commands(
+            page,
+            "Loads",
+            comparison
+                .workloads
+                .iter()
+                .map(|load| (&load.name, &load.command)),
+        );
+    });
+}
+
+fn commands<'a>(
+    page: &mut Markup,
+    title: &str,
+    commands: impl Iterator<Item = (&'a String, &'a String)>,
+) {
+    details(page, title, |page| {
+        for (name, command) in commands {
+            page.tag("p").saying(name);
+            page.tag("pre").with("tabindex", "0").saying(command);
+        }
+    });
+}
+
+/// Every round of every cell.
+fn raw_numbers(page: &mut Markup, comparison: &Comparison) {
+    page.tag("section").holding(|page| {
+        page.tag("h2").saying("Raw numbers");
+        for workload in &comparison.workloads {
+            details(page, &format!("Each round of {}", workload.name), |page| {
+                draw(
+                    page,
+                    &format!("Rounds of {}", workload.name),
+                    &rounds(comparison, workload),
+                );
+            });
+        }
+    });
+}
+
+fn rounds(comparison: &Comparison, workload: &Workload) -> Table {
+    let here = |cell: &&Cell| cell.workload == workload.name;
+    let mut table = Table {
+        words: 1,
+        ..Table::default()
+    };
+    let heads = [
+        ("contestant", ""),
+        ("at", ""),
+        ("round", ""),
+        ("measured", "s"),
+        ("echoes", ""),
+        ("bytes", ""),
+        ("user", "s"),
+        ("kernel", "s"),
+        ("generator", "s"),
+        ("p50", "us"),
+        ("p99", "us"),
+        ("longest", "us"),
+        ("switches", "waited"),
+        ("switches", "taken off"),
+        ("processes", ""),
+        ("threads", ""),
+        ("memory", "bytes"),
+        ("at rest", "bytes"),
+        ("fairness", ""),
+        ("others' load", ""),
+    ];
+    table.heads = heads
+        .map(|(name, unit)| Head {
+            name: name.into(),
+            unit: unit.into(),
+        })
+        .to_vec();
+    for cell in comparison.cells.iter().filter(here) {
+        for round in &cell.rounds {
+            let whole = |n: u64| {
+                figures::plain(n as f64)
+                    .trim_end_matches(".0")
+                    .trim_end_matches(".00")
+                    .to_string()
+            };
+            let latency = |of: fn(&crate::load::report::Latency) -> Option<f64>| {
+                round
+                    .latency
+                    .as_ref()
+                    .and_then(of)
+                    .map_or(NONE.into(), figures::plain)
+            };
+            table.rows.push(vec![
+                cell.contestant.clone(),
+                count_of(cell.point),
+                (round.round + 1).to_string(),
+                figures::plain(round.measured_s),
+                whole(round.echoes),
+                whole(round.bytes),
+                figures::plain(round.cpu.user_s),
+                figures::plain(round.cpu.system_s),
+                figures::plain(round.generator_cpu.total_s()),
+                latency(|latency| latency.percentile(50.0)),
+                latency(|latency| latency.percentile(99.0)),
+                latency(|latency| Some(latency.max_us)),
+                whole(round.voluntary_switches),
+                whole(round.involuntary_switches),
+                whole(round.footprint.processes),
+                whole(round.footprint.threads),
+                whole(round.footprint.pss),
+                whole(round.at_rest.pss),
+                figures::plain(round.fairness),
+                figures::percent(round.foreign_load),
+            ]);
+        }
+    }
+    table
+}
+
+fn details(page: &mut Markup, summary: &str, content: impl FnOnce(&mut Markup)) {
+    page.tag("details").holding(|page| {
+        page.tag("summary").saying(summary);
+        content(page);
+    });
+}
+
+fn sentences(page: &mut Markup, class: &str, sentences: &[String]) {
+    if sentences.is_empty() {
+        return;
+    }
+    page.tag("ul").class(class).holding(|page| {
+        for sentence in sentences {
+            page.tag("li").saying(sentence);
+        }
+    });
+}
+
+/// A table in a frame of its own, which scrolls where the page is too narrow, with the keyboard too.
+fn draw(page: &mut Markup, label: &str, table: &Table) {
+    if table.rows.is_empty() {
+        return;
+    }
+    let side = |i: usize| if i < table.words { "word" } else { "figure" };
+    let frame = page.tag("div").class("frame").with("role", "region");
+    frame
+        .with("aria-label", label)
+        .with("tabindex", "0")
+        .holding(|page| {
+            page.tag("table").holding(|page| {
+                page.tag("thead").holding(|page| {
+                    page.tag("tr").holding(|page| {
+                        for (i, head) in table.heads.iter().enumerate() {
+                            page.tag("th")
+                                .with("scope", "col")
+                                .class(side(i))
+                                .holding(|page| {
+                                    page.say(&head.name);
+                                    if !head.unit.is_empty() {
+                                        page.say(" ");
+                                        page.tag("span").class("unit").saying(&head.unit);
+                                    }
+                                });
+                        }
+                    });
+                });
+                page.tag("tbody")
+                    .holding(|page| table.rows.iter().for_each(|row| drawn(page, row, side)));
+            });
+        });
+}
+
+fn drawn(page: &mut Markup, row: &[String], side: impl Fn(usize) -> &'static str) {
+    page.tag("tr").holding(|page| {
+        for (i, text) in row.iter().enumerate() {
+            if i == 0 {
+                page.tag("th")
+                    .with("scope", "row")
+                    .class("word")
+                    .saying(text);
+            } else {
+                page.tag("td").class(side(i)).saying(text);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::fixture;
+    use crate::compare::markup;
+
+    #[test]
+    fn the_page_is_well_formed_and_needs_nothing_else() {
+        let page = html(&fixture::comparison());
+        assert_eq!(markup::check(&page), Ok(()));
+        for foreign in [
+            "http:", "https:", "src=", "<script", "@import", "url(", "<link",
+        ] {
+            assert!(!page.contains(foreign), "{foreign}");
+        }
+    }
+}
