@@ -526,12 +526,17 @@ fn ratios(comparison: &Comparison) -> Vec<Ratio> {
 #[ignore = "writes to target/fixture, for somebody to look at"]
 fn for_the_eye() {
     use crate::compare::export::{csv::csv, html::html, json::json, markdown::markdown};
+    use crate::compare::terminal::{Glyphs, terminal};
     let place = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/fixture");
     std::fs::create_dir_all(place).expect("a directory");
     let made_up = comparison();
     let write = |name: &str, text: String| {
         std::fs::write(format!("{place}/{name}"), text).expect("room");
     };
+    for width in [80, 140] {
+        let text = terminal(&made_up, width, Glyphs::Blocks);
+        write(&format!("report-{width}.txt"), text);
+    }
     write("report.html", html(&made_up));
     write("report.md", markdown(&made_up));
     write("report.csv", csv(&made_up));

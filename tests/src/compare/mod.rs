@@ -11,3 +11,4 @@ pub mod result;
 pub mod schedule;
 pub mod stats;
 pub mod table;
+pub mod terminal;

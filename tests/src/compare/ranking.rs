@@ -5,6 +5,9 @@ use crate::compare::result::{
     Cell, Comparison, Contestant, Estimate, Measure, Outcome, Ratio, Summary, Workload,
 };
 
+/// A figure for each point of a workload, in microseconds; none where it was not measured.
+pub type Course = Vec<Option<f64>>;
+
 /// Those who had the same load.
 #[derive(Debug)]
 pub struct Ranking<'a> {
@@ -66,6 +69,16 @@ impl Comparison {
                 .collect(),
             rows,
         }
+    }
+
+    /// CPU time per echo of one contestant, point by point.
+    pub fn course(&self, workload: &Workload, contestant: &str) -> Course {
+        let at = |point| {
+            let mut rows = self.ranking(workload, point).rows.into_iter();
+            let row = rows.find(|row| row.contestant.name == contestant)?;
+            Some(row.summary.cpu_us.finite()?.median)
+        };
+        self.points(workload).into_iter().map(at).collect()
     }
 
     fn row<'a>(&'a self, cell: &'a Cell) -> Option<Row<'a>> {
@@ -130,6 +143,11 @@ impl Estimate {
 }
 
 impl Row<'_> {
+    /// What it is made of, as it says and as it was seen.
+    pub fn structure(&self) -> String {
+        format!("{} ({})", self.contestant.structure, self.tasks())
+    }
+
     /// How many processes and threads it ran as, in words; threads only where there are more of them.
     pub fn tasks(&self) -> String {
         let footprint = self.summary.footprint;

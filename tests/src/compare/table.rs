@@ -1,8 +1,9 @@
 //! The figures as tables of text, before they are drawn: each exporter draws the same ones.
 
+use std::cmp::Ordering;
 use std::fmt::Write as _;
 
-use crate::compare::ranking::{Ranking, Row};
+use crate::compare::ranking::{Course, Ranking, Row};
 use crate::compare::result::{Comparison, Estimate, Workload};
 use crate::figures::{self, NONE, TimeUnit};
 
@@ -27,7 +28,8 @@ pub struct Head {
 }
 
 impl Head {
-    fn new(name: &str, unit: &str) -> Self {
+    /// A name and a unit.
+    pub fn new(name: &str, unit: &str) -> Self {
         Self {
             name: name.into(),
             unit: unit.into(),
@@ -90,115 +92,151 @@ impl Table {
     }
 }
 
-/// All figures of a ranking, CPU per echo first.
+/// How fast, with what each is made of beside its name.
 pub fn of_ranking(ranking: &Ranking<'_>) -> Table {
-    let rows = &ranking.rows[..];
-    let per = ranking.workload.per();
-    let per_one = format!("per {per}");
-    let mut table = Table::of_rows(rows);
-    table.estimates(&format!("CPU/{per}"), rows, |row| Some(row.summary.cpu_us));
-    table.column(
-        "to the least",
-        confidence(rows).as_str(),
-        rows.iter().map(to_the_least),
-    );
-    let rate = |row: &Row<'_>| figures::plain(row.summary.rate.median);
-    let (name, unit) = if ranking.workload.is_bulk() {
-        ("MB/s", "")
-    } else {
-        ("echoes/s", "")
-    };
-    table.column(name, unit, rows.iter().map(rate));
-    table.times("p50", rows, |row| Some(row.summary.p50_us?.median));
-    table.times("p99", rows, |row| Some(row.summary.p99_us?.median));
-    table.column(
-        "switches",
-        &per_one,
-        rows.iter()
-            .map(|row| figures::plain(row.summary.switches.median)),
-    );
-    let calls = |row: &Row<'_>| Some(row.cell.calls.as_ref()?.per_echo);
-    table.column(
-        "calls",
-        &per_one,
-        rows.iter().map(|row| written(calls(row), figures::plain)),
-    );
-    table.column("memory", "B/connection", rows.iter().map(memory));
-    table.column(
-        "processes",
-        "",
-        rows.iter()
-            .map(|row| row.summary.footprint.processes.to_string()),
-    );
-    table.column(
-        "threads",
-        "",
-        rows.iter()
-            .map(|row| row.summary.footprint.threads.to_string()),
-    );
-    table.column(
-        "fairness",
-        "1 = even",
-        rows.iter()
-            .map(|row| figures::plain(row.summary.fairness.median)),
-    );
-    table.estimates_of_generator(rows, per);
+    let mut table = figures_of(ranking);
+    table.heads.insert(1, Head::new("structure", ""));
+    for (cells, row) in table.rows.iter_mut().zip(&ranking.rows) {
+        cells.insert(1, row.structure());
+    }
+    table.words = 2;
     table
 }
 
-impl Table {
-    fn estimates_of_generator(&mut self, rows: &[Row<'_>], per: &str) {
-        let name = format!("generator/{per}");
-        self.times(&name, rows, |row| Some(row.summary.generator_cpu_us.median));
+/// How fast: CPU time first, then what the clients notice of it.
+pub fn figures_of(ranking: &Ranking<'_>) -> Table {
+    let rows = &ranking.rows[..];
+    let mut table = Table::of_rows(rows);
+    let name = format!("CPU/{}", ranking.workload.per());
+    table.estimates(&name, rows, |row| Some(row.summary.cpu_us));
+    table.column(
+        "to the least",
+        &confidence(rows),
+        rows.iter().map(to_the_least),
+    );
+    let rate = |row: &Row<'_>| figures::plain(row.summary.rate.median);
+    let name = if ranking.workload.is_bulk() {
+        "MB/s"
+    } else {
+        "echoes/s"
+    };
+    table.column(name, "", rows.iter().map(rate));
+    table.times("p50", rows, |row| Some(row.summary.p50_us?.median));
+    table.times("p99", rows, |row| Some(row.summary.p99_us?.median));
+    table
+}
+
+/// Why, and at what price.
+pub fn of_causes(ranking: &Ranking<'_>) -> Table {
+    let rows = &ranking.rows[..];
+    let per = ranking.workload.per();
+    let unit = format!("per {per}");
+    let mut table = Table::of_rows(rows);
+    let mut add = |name: &str, unit: &str, figure: &dyn Fn(&Row<'_>) -> Option<String>| {
+        let figures = rows.iter().map(|row| figure(row).unwrap_or(NONE.into()));
+        table.column(name, unit, figures);
+    };
+    let plain = figures::plain;
+    add("calls", &unit, &|row| {
+        Some(plain(row.cell.calls.as_ref()?.per_echo))
+    });
+    add("switches", &unit, &|row| {
+        Some(plain(row.summary.switches.median))
+    });
+    add("memory", "B/connection", &|row| {
+        Some(plain(row.summary.pss_per_connection?.median))
+    });
+    add("processors", "busy", &|row| Some(plain(processors(row)?)));
+    add("fairness", "1 = even", &|row| {
+        Some(plain(row.summary.fairness.median))
+    });
+    let name = format!("generator/{per}");
+    table.times(&name, rows, |row| Some(row.summary.generator_cpu_us.median));
+    table
+}
+
+/// How many processors the server kept busy, over all rounds.
+fn processors(row: &Row<'_>) -> Option<f64> {
+    let rounds = &row.cell.rounds;
+    let cpu: f64 = rounds.iter().map(|round| round.cpu.total_s()).sum();
+    let time: f64 = rounds.iter().map(|round| round.measured_s).sum();
+    (time > 0.0).then(|| cpu / time)
+}
+
+/// A number of things, with its thousands apart.
+pub fn whole(n: u64) -> String {
+    if n < 1000 {
+        n.to_string()
+    } else {
+        figures::plain(n as f64)
     }
 }
 
-/// CPU per echo of everybody at each point of a workload; who needs most at the last is last.
-pub fn of_points(comparison: &Comparison, workload: &Workload) -> Table {
-    let points = comparison.points(workload);
-    let rankings: Vec<_> = points
+/// The calls each makes, most frequent first; no rows where they were not counted.
+pub fn of_calls(ranking: &Ranking<'_>) -> Table {
+    let unit = format!("per {}", ranking.workload.per());
+    let counted = ranking
+        .rows
         .iter()
-        .map(|p| comparison.ranking(workload, *p))
-        .collect();
-    let of = |ranking: &Ranking<'_>, name: &str| {
-        let row = ranking.rows.iter().find(|row| row.contestant.name == name);
-        row.map(|row| row.summary.cpu_us.median)
-    };
-    let mut series: Vec<(&str, Vec<Option<f64>>)> = (comparison.contestants.iter())
-        .map(|who| {
-            (
-                who.name.as_str(),
-                rankings.iter().map(|r| of(r, &who.name)).collect(),
-            )
-        })
-        .filter(|(_, values): &(_, Vec<Option<f64>>)| values.iter().any(Option::is_some))
-        .collect();
-    let measured = |values: &[Option<f64>]| values.iter().rposition(Option::is_some);
-    let last = |values: &[Option<f64>]| values.iter().copied().flatten().last().unwrap_or(0.0);
-    series.sort_by(|(_, a), (_, b)| {
-        measured(b)
-            .cmp(&measured(a))
-            .then(last(a).total_cmp(&last(b)))
-    });
-    let unit = unit_for(
-        series
-            .iter()
-            .flat_map(|(_, values)| values.iter().copied().flatten()),
-    );
+        .filter_map(|row| Some((row, row.cell.calls.as_ref()?)));
+    let name = |(name, n): &(String, f64)| format!("{name} {}", figures::plain(*n));
     Table {
-        heads: std::iter::once(Head::new("contestant", ""))
-            .chain(points.iter().map(|p| Head::new(&count_of(*p), unit.name)))
-            .collect(),
-        rows: (series.iter())
-            .map(|(name, values)| {
-                let figures = values.iter().map(|us| written(*us, |us| unit.write(us)));
-                std::iter::once((*name).to_string())
-                    .chain(figures)
-                    .collect()
+        heads: vec![
+            Head::new("contestant", ""),
+            Head::new("system calls", &unit),
+            Head::new("of", "echoes"),
+        ],
+        rows: counted
+            .map(|(row, calls)| {
+                let names: Vec<_> = calls.by_name.iter().map(name).collect();
+                vec![
+                    row.contestant.name.clone(),
+                    names.join(", "),
+                    whole(calls.echoes),
+                ]
             })
             .collect(),
-        words: 1,
+        words: 2,
     }
+}
+
+/// CPU per echo of everybody at each point of a workload, as text and in microseconds; who needs most
+/// at the last is last.
+pub fn of_points(comparison: &Comparison, workload: &Workload) -> (Table, Vec<Course>) {
+    let points = comparison.points(workload);
+    let mut courses: Vec<_> = (comparison.contestants.iter())
+        .map(|who| (&who.name, comparison.course(workload, &who.name)))
+        .filter(|(_, course)| course.iter().any(Option::is_some))
+        .collect();
+    courses.sort_by(|(_, a), (_, b)| by_last(a, b));
+    let unit = unit_for(
+        courses
+            .iter()
+            .flat_map(|(_, course)| course.iter().copied().flatten()),
+    );
+    let heads = points.iter().map(|p| Head::new(&count_of(*p), unit.name));
+    let row = |(name, course): &(&String, Course)| {
+        let figures = course.iter().map(|us| written(*us, |us| unit.write(us)));
+        std::iter::once((*name).clone()).chain(figures).collect()
+    };
+    let table = Table {
+        heads: std::iter::once(Head::new("contestant", ""))
+            .chain(heads)
+            .collect(),
+        rows: courses.iter().map(row).collect(),
+        words: 1,
+    };
+    (
+        table,
+        courses.into_iter().map(|(_, course)| course).collect(),
+    )
+}
+
+/// Who got farther comes first; of those who got equally far, who needed less there.
+fn by_last(a: &Course, b: &Course) -> Ordering {
+    let end = |course: &Course| course.iter().rposition(Option::is_some);
+    let last = |course: &Course| course.iter().copied().flatten().last().unwrap_or(0.0);
+    end(b).cmp(&end(a)).then(last(a).total_cmp(&last(b)))
 }
 
 /// Who takes part, and what each is made of.
@@ -237,18 +275,17 @@ pub fn of_contestants(comparison: &Comparison) -> Table {
 /// Where it ran: names and values.
 pub fn of_environment(comparison: &Comparison) -> Vec<(String, String)> {
     let here = &comparison.environment;
-    let list = |processors: &[usize]| {
-        let numbers: Vec<_> = processors.iter().map(ToString::to_string).collect();
-        numbers.join(", ")
-    };
     let mut facts = vec![
         ("system", here.system.clone()),
         (
             "processor",
             format!("{} ({} usable)", here.processor, here.processors),
         ),
-        ("servers on processors", list(&here.server_processors)),
-        ("load generator on", list(&here.load_processors)),
+        (
+            "servers on processors",
+            processors_of(&here.server_processors),
+        ),
+        ("load generator on", processors_of(&here.load_processors)),
         ("memory", figures::bytes(here.memory as f64)),
         ("descriptors", figures::plain(here.descriptors as f64)),
         (
@@ -276,6 +313,7 @@ pub fn of_environment(comparison: &Comparison) -> Vec<(String, String)> {
 
 /// Why who was not measured at which points; the same reason at several points once.
 pub fn reasons(comparison: &Comparison, workload: &Workload) -> Vec<String> {
+    let all = comparison.points(workload).len();
     let mut found: Vec<(&str, String, Vec<u64>)> = Vec::new();
     for point in comparison.points(workload) {
         for (name, why) in comparison.ranking(workload, point).without {
@@ -291,13 +329,13 @@ pub fn reasons(comparison: &Comparison, workload: &Workload) -> Vec<String> {
     }
     found
         .iter()
-        .map(|(name, why, points)| told(name, why, points))
+        .map(|(name, why, points)| told(name, why, points, points.len() == all))
         .collect()
 }
 
-fn told(name: &str, why: &str, points: &[u64]) -> String {
+fn told(name: &str, why: &str, points: &[u64], everywhere: bool) -> String {
     let mut text = name.to_string();
-    if !points.is_empty() {
+    if !points.is_empty() && !everywhere {
         let points: Vec<_> = points.iter().map(|p| count_of(Some(*p))).collect();
         let _ = write!(text, " at {}", points.join("; "));
     }
@@ -322,7 +360,7 @@ pub fn to_the_least(row: &Row<'_>) -> String {
     let even = if ratio.may_be_one() { " even" } else { "" };
     match ratio.interval {
         Some((low, high)) => format!(
-            "{} ({} to {}){even}",
+            "{} ({}-{}){even}",
             number(ratio.ratio),
             number(low),
             number(high)
@@ -341,17 +379,10 @@ fn confidence(rows: &[Row<'_>]) -> String {
     })
 }
 
-fn memory(row: &Row<'_>) -> String {
-    written(
-        row.summary.pss_per_connection.map(|e| e.median),
-        figures::plain,
-    )
-}
-
 /// From the smallest to the largest of the rounds.
 fn spread(estimate: Option<&Estimate>, write: impl Fn(f64) -> String) -> String {
     match estimate.and_then(Estimate::finite) {
-        Some(estimate) => format!("{} to {}", write(estimate.low), write(estimate.high)),
+        Some(estimate) => format!("{}-{}", write(estimate.low), write(estimate.high)),
         None => NONE.into(),
     }
 }
@@ -360,13 +391,9 @@ fn written(figure: Option<f64>, write: impl Fn(f64) -> String) -> String {
     figure.map_or(NONE.into(), write)
 }
 
-/// A point, with its thousands apart.
+/// A point, with its thousands apart; nothing if there is none.
 pub fn count_of(point: Option<u64>) -> String {
-    match point {
-        Some(point) if point < 1000 => point.to_string(),
-        Some(point) => figures::plain(point as f64),
-        None => String::new(),
-    }
+    point.map_or(String::new(), whole)
 }
 
 /// The unit that suits the smallest of these times.
@@ -389,4 +416,10 @@ fn typed(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
+}
+
+/// Their numbers.
+pub fn processors_of(numbers: &[usize]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+    numbers.join(", ")
 }

@@ -27,7 +27,7 @@ pub struct Bars {
     pub ticks: Vec<(f64, String)>,
     /// What the parts of a bar are; empty if there is one part only.
     pub parts: Vec<&'static str>,
-    /// What the mark beside a bar is, if there are marks.
+    /// What the line across a bar is, if there are such lines.
     pub mark: Option<&'static str>,
     /// Dots instead of bars?
     pub dots: bool,
@@ -73,12 +73,12 @@ impl Bars {
         let mut x = LEFT;
         for (i, part) in self.parts.iter().enumerate() {
             bar(page, i, (x, 7.0), 22.0);
-            words(page, "label", (x + 28.0, 17.0), part);
+            words(page, "label", (x + 28.0, 21.0), part);
             x += 28.0 + LETTER * part.chars().count() as f64 + 22.0;
         }
         if let Some(text) = self.mark {
-            mark(page, 3, (x + 6.0, 12.0));
-            words(page, "label", (x + 18.0, 17.0), text);
+            reference(page, (x + 4.0, 15.5));
+            words(page, "label", (x + 13.0, 21.0), text);
         }
     }
 
@@ -129,21 +129,28 @@ impl Bars {
             end = end.max(high);
         }
         if let Some(value) = row.mark {
-            mark(page, 3, (self.scale.place(value), y));
+            reference(page, (self.scale.place(value), y));
         }
         words(page, "figure", (end + 9.0, y + 5.0), &row.figure);
     }
 }
 
+/// A line across a bar.
+fn reference(page: &mut Markup, (x, y): (f64, f64)) {
+    line(
+        page,
+        "reference",
+        (x, y - THICK * 0.75),
+        (x, y + THICK * 0.75),
+    );
+}
+
 fn bar(page: &mut Markup, part: usize, (x, y): (f64, f64), width: f64) {
-    let rect = |page: &mut Markup, class: &str| {
-        page.tag("rect")
-            .class(class)
-            .at("x", x)
-            .at("y", y)
-            .at("width", width.max(0.5))
-            .at("height", THICK)
-            .empty();
-    };
-    rect(page, &format!("part-{part}"));
+    page.tag("rect")
+        .class(&format!("part-{part}"))
+        .at("x", x)
+        .at("y", y)
+        .at("width", width.max(0.5))
+        .at("height", THICK)
+        .empty();
 }

@@ -9,6 +9,7 @@ use crate::compare::ranking::{Ranking, Row};
 use crate::compare::result::{Comparison, Estimate, Workload};
 use crate::compare::table::count_of;
 use crate::figures;
+use crate::load::latency::Recorder;
 use crate::load::report::Latency;
 
 /// Where something would be uneven enough to show it: Jain's index of the least fair.
@@ -40,7 +41,7 @@ pub fn cpu(ranking: &Ranking<'_>, id: &str) -> Option<String> {
             title: format!("CPU time of the server per {per}"),
             description: format!("Bars, shortest first. {}.", list(&rows, told)),
             how: format!(
-                "the shorter, the more clients one processor can serve. Dark: the server's own instructions; striped: the kernel on its behalf, mostly TCP, which is the same work for all. The thin line at the end goes from the smallest to the largest round, the diamond is what the load generator needed itself per {per}."
+                "the shorter, the more clients one processor can serve. The left part is the server's own instructions, the right part the kernel on its behalf, mostly TCP. The thin line at the end goes from the smallest to the largest round; the line across is what the load generator needed itself per {per}."
             ),
         },
         axis: format!("CPU time per {per}"),
@@ -144,26 +145,37 @@ fn one_in(percent: f64) -> f64 {
     1.0 / (1.0 - percent / 100.0)
 }
 
-/// Percentiles, close together if the histogram can be read, as far as enough lie beyond.
+/// Percentiles, close together if the histogram can be read.
 fn curve(latency: &Latency) -> Option<Vec<(f64, f64)>> {
     let mut points = vec![(1.0, latency.min_us)];
+    points.extend(
+        latency
+            .percentiles
+            .iter()
+            .map(|p| (one_in(p.percent), p.us)),
+    );
     if let Ok(recorder) = latency.recorder() {
-        let places = (1..=100)
-            .map(|i| 10_f64.powf(f64::from(i) / 20.0))
-            .chain(MARKED.map(one_in));
-        let at = |x: f64| Some((x, recorder.percentile(100.0 * (1.0 - 1.0 / x))?));
-        points.extend(places.filter_map(at));
-    } else {
-        points.extend(
-            latency
-                .percentiles
-                .iter()
-                .map(|p| (one_in(p.percent), p.us)),
-        );
+        points.extend(quantiles(&recorder));
     }
     points.retain(|(x, us)| x.is_finite() && us.is_finite() && *us > 0.0);
     points.sort_by(|a, b| a.0.total_cmp(&b.0));
     (points.len() > 1).then_some(points)
+}
+
+/// One in how many is more, and than what; as far as ten lie beyond, and no closer than one can see.
+fn quantiles(recorder: &Recorder) -> Vec<(f64, f64)> {
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    let (mut below, mut next) = (0, 1.0);
+    for bucket in recorder.histogram().iter_recorded() {
+        below += bucket.count_since_last_iteration();
+        let beyond = recorder.count() - below;
+        let x = recorder.count() as f64 / beyond as f64;
+        if beyond >= 10 && x >= next {
+            points.push((x, bucket.value_iterated_to() as f64 / 1e3));
+            next = x * 1.1;
+        }
+    }
+    points
 }
 
 /// CPU time per echo over the points of a workload.
@@ -230,19 +242,12 @@ fn sweep_told(series: &Series, what: &str) -> String {
 }
 
 fn points_of(comparison: &Comparison, workload: &Workload, name: &str) -> Vec<(f64, f64)> {
-    let at = |point: Option<u64>| {
-        let ranking = comparison.ranking(workload, point);
-        let row = ranking
-            .rows
-            .iter()
-            .find(|row| row.contestant.name == name)?;
-        Some((point? as f64, row.summary.cpu_us.finite()?.median))
-    };
-    comparison
-        .points(workload)
-        .into_iter()
-        .filter_map(at)
-        .collect()
+    let points = comparison.points(workload).into_iter();
+    let course = comparison.course(workload, name).into_iter();
+    let known = points
+        .zip(course)
+        .filter_map(|(point, us)| Some((point? as f64, us?)));
+    known.collect()
 }
 
 /// Memory per connection.
@@ -267,7 +272,7 @@ pub fn memory(ranking: &Ranking<'_>, id: &str) -> Option<String> {
         Scale::linear(highest, bars::X)
     };
     let kind = if dots {
-        " (logarithmic: each line is ten times the one before, or near it)"
+        " (logarithmic: equal distances are equal ratios)"
     } else {
         ""
     };

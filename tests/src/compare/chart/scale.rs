@@ -88,14 +88,14 @@ impl Scale {
     }
 }
 
-/// 1, 2 or 5 times a power of ten: so that there are some five of them.
+/// 1, 2 or 5 times a power of ten, so that three to five of them are enough.
 fn step(highest: f64) -> f64 {
-    let rough = highest / 5.0;
+    let rough = highest / 5.0 * (1.0 - 1e-9);
     let power = 10_f64.powf(rough.log10().floor());
     let factor = match rough / power {
-        x if x < 1.5 => 1.0,
-        x if x < 3.5 => 2.0,
-        x if x < 7.5 => 5.0,
+        x if x <= 1.0 => 1.0,
+        x if x <= 2.0 => 2.0,
+        x if x <= 5.0 => 5.0,
         _ => 10.0,
     };
     factor * power
@@ -139,6 +139,14 @@ mod tests {
         near(&log(12.0, 180.0), &[10.0, 20.0, 50.0, 100.0, 200.0]);
         near(&log(3.0, 40_000.0), &[10.0, 100.0, 1e3, 1e4]);
         near(&log(7.0, 7.0), &[5.0, 10.0]);
+    }
+
+    #[test]
+    fn an_axis_has_room_for_what_is_written() {
+        for highest in 1..2000 {
+            let ticks = Scale::linear(f64::from(highest), (0.0, 1.0)).ticks();
+            assert!((3..=6).contains(&ticks.len()), "{highest}: {ticks:?}");
+        }
     }
 
     #[test]

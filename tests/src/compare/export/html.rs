@@ -112,7 +112,7 @@ fn section(page: &mut Markup, comparison: &Comparison, workload: &Workload, id: 
         pictures_of(page, pictures::cpu(&ranking, id));
         ranked(page, &ranking);
         sentences(page, "without", &table::reasons(comparison, workload));
-        calls(page, &ranking);
+        causes(page, &ranking);
         pictures_of(page, pictures::latency(comparison, &ranking, id));
         pictures_of(page, pictures::fairness(&ranking, id));
         if memory_is_best_seen(comparison, workload) {
@@ -126,14 +126,17 @@ fn points(page: &mut Markup, comparison: &Comparison, workload: &Workload, id: &
     pictures_of(page, pictures::sweep(comparison, workload, id));
     let what = workload.points.as_deref().unwrap_or_default();
     let caption = format!("CPU time per {}, over {what}", workload.per());
-    draw(page, &caption, &table::of_points(comparison, workload));
+    draw(page, &caption, &table::of_points(comparison, workload).0);
     sentences(page, "without", &table::reasons(comparison, workload));
     for point in comparison.points(workload) {
         let ranking = comparison.ranking(workload, point);
         details(
             page,
             &format!("All figures with {} {what}", count_of(point)),
-            |page| ranked(page, &ranking),
+            |page| {
+                ranked(page, &ranking);
+                causes(page, &ranking);
+            },
         );
     }
 }
@@ -163,72 +166,26 @@ fn pictures_of(page: &mut Markup, picture: Option<String>) {
     }
 }
 
-/// The figures, each contestant with its structure beside it.
+/// The figures.
 fn ranked(page: &mut Markup, ranking: &Ranking<'_>) {
-    let mut table = table::of_ranking(ranking);
-    table.heads.insert(
-        1,
-        Head {
-            name: "structure".into(),
-            unit: String::new(),
-        },
-    );
-    for (cells, row) in table.rows.iter_mut().zip(&ranking.rows) {
-        cells.insert(1, format!("{}; {}", row.contestant.structure, row.tasks()));
-    }
-    table.words = 2;
-    draw(
-        page,
-        &format!("Figures of {}", ranking.workload.name),
-        &table,
-    );
+    let label = format!("Figures of {}", ranking.workload.name);
+    draw(page, &label, &table::of_ranking(ranking));
 }
 
-/// Why: the calls each makes.
-fn calls(page: &mut Markup, ranking: &Ranking<'_>) {
-    let counted: Vec<_> = ranking
-        .rows
-        .iter()
-        .filter_map(|row| Some((row, row.cell.calls.as_ref()?)))
-        .collect();
-    if counted.is_empty() {
-        return;
-    }
-    let head = |name: &str, unit: String| Head {
-        name: name.into(),
-        unit,
-    };
-    let per = format!("per {}", ranking.workload.per());
-    let most = |calls: &[(String, f64)]| {
-        let calls = calls
-            .iter()
-            .map(|(name, n)| format!("{name} {}", figures::plain(*n)));
-        calls.collect::<Vec<_>>().join(", ")
-    };
-    let table = Table {
-        heads: vec![
-            head("contestant", String::new()),
-            head("the most frequent", per.clone()),
-            head("all", per),
-            head("echoes", String::new()),
-        ],
-        rows: (counted.iter())
-            .map(|(row, calls)| {
-                vec![
-                    row.contestant.name.clone(),
-                    most(&calls.by_name),
-                    figures::plain(calls.per_echo),
-                    figures::count(calls.echoes as f64),
-                ]
-            })
-            .collect(),
-        words: 2,
-    };
-    details(
+/// Why, in figures.
+fn causes(page: &mut Markup, ranking: &Ranking<'_>) {
+    page.tag("h4").saying("Why, and at what price");
+    let name = &ranking.workload.name;
+    draw(
         page,
-        "System calls, counted in a run of their own",
-        |page| draw(page, "System calls", &table),
+        &format!("Causes in {name}"),
+        &table::of_causes(ranking),
     );
+    let calls = table::of_calls(ranking);
+    if !calls.rows.is_empty() {
+        let summary = "System calls by name, counted in a run of their own";
+        details(page, summary, |page| draw(page, summary, &calls));
+    }
 }
 
 fn method(page: &mut Markup, comparison: &Comparison) {

@@ -37,13 +37,12 @@ fn section(text: &mut String, comparison: &Comparison, workload: &Workload) {
             workload.per(),
             escaped(points)
         );
-        draw(text, &table::of_points(comparison, workload));
+        draw(text, &table::of_points(comparison, workload).0);
     } else {
         for point in comparison.points(workload) {
-            draw(
-                text,
-                &table::of_ranking(&comparison.ranking(workload, point)),
-            );
+            let ranking = comparison.ranking(workload, point);
+            draw(text, &table::of_ranking(&ranking));
+            draw(text, &table::of_causes(&ranking));
         }
     }
     list(text, "", &table::reasons(comparison, workload));
