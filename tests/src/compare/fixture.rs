@@ -395,8 +395,14 @@ fn round(who: &Traits, load: &Load, idle: u64, number: u32, dice: &mut Dice) -> 
     };
     let size = if load.0 == "bulk" { 65_536.0 } else { 64.0 };
     let connections = load.2 + idle;
+    let own = who
+        .workers
+        .map_or(1, |workers| if workers > 1 { workers + 1 } else { 1 });
     let tasks = |each: u64, own: u64| own + each * connections;
-    let (processes, threads) = (tasks(who.tasks.0, 1), tasks(who.tasks.0 + who.tasks.1, 1));
+    let (processes, threads) = (
+        tasks(who.tasks.0, own),
+        tasks(who.tasks.0 + who.tasks.1, own),
+    );
     Round {
         round: number,
         measured_s: DURATION_S,

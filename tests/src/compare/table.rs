@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
+use crate::compare::chart::short;
 use crate::compare::ranking::{Course, Ranking, Row};
 use crate::compare::result::{Comparison, Estimate, Workload};
 use crate::figures::{self, NONE, TimeUnit};
@@ -296,11 +297,7 @@ pub fn of_environment(comparison: &Comparison) -> Vec<(String, String)> {
         ("took", figures::time_us(comparison.took_s * 1e6)),
         (
             "rounds",
-            format!(
-                "{} of {} each",
-                comparison.rounds,
-                figures::time_us(comparison.duration_s * 1e6)
-            ),
+            format!("{} of {} each", comparison.rounds, duration(comparison)),
         ),
         ("seed of their order", comparison.seed.to_string()),
     ];
@@ -416,6 +413,11 @@ fn typed(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
+}
+
+/// How long a round was measured.
+pub fn duration(comparison: &Comparison) -> String {
+    short(&figures::time_us(comparison.duration_s * 1e6))
 }
 
 /// Their numbers.

@@ -118,7 +118,7 @@ impl Page {
             here.build,
             here.version,
             comparison.rounds,
-            figures::time_us(comparison.duration_s * 1e6),
+            table::duration(comparison),
             comparison.seed,
         );
         self.paragraph(QUIET, &facts);
@@ -187,7 +187,7 @@ impl Page {
         let per = workload.per();
         self.line(
             STRONG,
-            &clean(&format!("\nCPU time of the server per {per}, over {what}")),
+            &format!("\nCPU time of the server per {per}, over {}", clean(what)),
         );
         let (mut table, courses) = table::of_points(comparison, workload);
         table

@@ -136,7 +136,7 @@ fn apart(wanted: &[f64], gap: f64, room: (f64, f64)) -> Vec<f64> {
 }
 
 /// A number with its unit as short as an axis has it: `10 us`, not `10.0 us`.
-fn short(figure: &str) -> String {
+pub(crate) fn short(figure: &str) -> String {
     let (number, unit) = figure.split_once(' ').unwrap_or((figure, ""));
     let number = match number.split_once('.') {
         Some(_) => number.trim_end_matches('0').trim_end_matches('.'),

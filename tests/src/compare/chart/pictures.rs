@@ -6,8 +6,8 @@ use crate::compare::chart::lines::{self, Axis, Lines, Series};
 use crate::compare::chart::scale::Scale;
 use crate::compare::chart::{Text, short};
 use crate::compare::ranking::{Ranking, Row};
-use crate::compare::result::{Comparison, Estimate, Workload};
-use crate::compare::table::count_of;
+use crate::compare::result::{Comparison, Contestant, Estimate, Workload};
+use crate::compare::table::whole;
 use crate::figures;
 use crate::load::latency::Recorder;
 use crate::load::report::Latency;
@@ -136,7 +136,7 @@ fn latency_text(ranking: &Ranking<'_>, id: &str) -> Text {
         id: format!("{id}-latency"),
         title: "Latency: how long an echo takes".into(),
         description: format!("A line for each, rising to the right. {}.", list(&ranking.rows, told)),
-        how: "the lower, the sooner the echo. Above 50 is what half of the echoes stayed below, above 99 what only one in 100 exceeded; each step to the right is ten times as rare. A line that turns upwards on the right is a server that is quick most of the time and now and then is not.".into(),
+        how: "the lower, the sooner the echo. Above 50 is what half of the echoes stayed below, above 99 what only one in 100 exceeded; 90, 99, 99.9 and so on are each ten times as rare as the one before. A line that turns upwards on the right is a server that is quick most of the time and now and then is not.".into(),
     }
 }
 
@@ -180,15 +180,7 @@ fn quantiles(recorder: &Recorder) -> Vec<(f64, f64)> {
 
 /// CPU time per echo over the points of a workload.
 pub fn sweep(comparison: &Comparison, workload: &Workload, id: &str) -> Option<String> {
-    let series: Vec<_> = (comparison.contestants.iter())
-        .map(|who| Series {
-            name: who.name.clone(),
-            look: look(comparison, &who.name),
-            points: points_of(comparison, workload, &who.name),
-            marks: Vec::new(),
-        })
-        .filter(|series| !series.points.is_empty())
-        .collect();
+    let series = sweep_series(comparison, workload);
     let all = || series.iter().flat_map(|series| &series.points);
     let (farthest, highest) = all().fold((0.0_f64, 0.0_f64), |(x, y), point| {
         (x.max(point.0), y.max(point.1))
@@ -216,7 +208,7 @@ pub fn sweep(comparison: &Comparison, workload: &Workload, id: &str) -> Option<S
             ticks: x
                 .ticks()
                 .into_iter()
-                .map(|v| (v, count_of(Some(v as u64))))
+                .map(|v| (v, whole(v as u64)))
                 .collect(),
             scale: x,
         },
@@ -229,11 +221,32 @@ pub fn sweep(comparison: &Comparison, workload: &Workload, id: &str) -> Option<S
     })
 }
 
+fn sweep_series(comparison: &Comparison, workload: &Workload) -> Vec<Series> {
+    let last = comparison.points(workload).into_iter().flatten().last();
+    let series = |who: &Contestant| {
+        let points = points_of(comparison, workload, &who.name);
+        let (end, _) = *points.last()?;
+        let early = last.is_some_and(|last| end < last as f64);
+        let to = if early {
+            format!(" to {}", whole(end as u64))
+        } else {
+            String::new()
+        };
+        Some(Series {
+            name: format!("{}{to}", who.name),
+            look: look(comparison, &who.name),
+            points,
+            marks: Vec::new(),
+        })
+    };
+    comparison.contestants.iter().filter_map(series).collect()
+}
+
 fn sweep_told(series: &Series, what: &str) -> String {
     let parts = series
         .points
         .iter()
-        .map(|(x, us)| format!("{} at {}", figures::time_us(*us), count_of(Some(*x as u64))));
+        .map(|(x, us)| format!("{} at {}", figures::time_us(*us), whole(*x as u64)));
     format!(
         "{}: {} {what}",
         series.name,

@@ -1,5 +1,10 @@
 //! Where a value lies on an axis, and which values are written beside it.
 
+use std::ops::RangeInclusive;
+
+/// What can be measured here in any unit; an axis for anything else has a range of its own.
+const SENSIBLE: RangeInclusive<f64> = 1e-9..=1e18;
+
 /// An axis: an interval of values on an interval of places.
 #[derive(Clone, Debug)]
 pub struct Scale {
@@ -12,7 +17,7 @@ pub struct Scale {
 impl Scale {
     /// From 0 to at least `highest`, in equal steps; both ends are ticks.
     pub fn linear(highest: f64, places: (f64, f64)) -> Self {
-        let highest = if highest.is_finite() && highest > 0.0 {
+        let highest = if SENSIBLE.contains(&highest) {
             highest
         } else {
             1.0
@@ -27,7 +32,8 @@ impl Scale {
 
     /// From at most `lowest` to at least `highest`, both above 0; equal ratios are equally long.
     pub fn logarithmic(lowest: f64, highest: f64, places: (f64, f64)) -> Self {
-        let (lowest, highest) = if lowest > 0.0 && highest >= lowest && highest.is_finite() {
+        let sensible = SENSIBLE.contains(&lowest) && SENSIBLE.contains(&highest);
+        let (lowest, highest) = if sensible && lowest <= highest {
             (lowest, highest)
         } else {
             (1.0, 10.0)
@@ -151,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_scale_of_nothing_is_still_a_scale() {
-        for highest in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        for highest in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-308, 1e300] {
             assert!(Scale::linear(highest, (0.0, 9.0)).place(0.5).is_finite());
             let log = Scale::logarithmic(highest, highest, (0.0, 9.0));
             assert!(log.place(0.0).is_finite() && !log.ticks().is_empty());

@@ -52,7 +52,7 @@ fn header(page: &mut Markup, comparison: &Comparison) {
         "{} servers, {} rounds of {} for each workload; {}, {}, {}",
         comparison.contestants.len(),
         comparison.rounds,
-        figures::time_us(comparison.duration_s * 1e6),
+        table::duration(comparison),
         here.processor,
         here.system,
         comparison.began
@@ -198,44 +198,27 @@ fn method(page: &mut Markup, comparison: &Comparison) {
             }
         });
         page.tag("h3").saying("Command lines");
-        page.tag("pre")
-            .with("tabindex", "0")
-            .saying(&table::command_line(comparison));
-        commands(
-            page,
-            "Servers",
-            comparison
-                .contestants
-                .iter()
-                .map(|who| (&who.name, &who.command)),
-        );
-        commands(
-            page,
-            "Loads",
-            comparison
-                .workloads
-                .iter()
-                .map(|load| (&load.name, &load.command)),
-        );
+        page.tag("dl").holding(|page| {
+            command(page, "this comparison", &table::command_line(comparison));
+            for who in &comparison.contestants {
+                command(page, &who.name, &who.command);
+            }
+            for load in &comparison.workloads {
+                command(page, &load.name, &load.command);
+            }
+        });
     });
 }
 
-fn commands<'a>(
-    page: &mut Markup,
-    title: &str,
-    commands: impl Iterator<Item = (&'a String, &'a String)>,
-) {
-    details(page, title, |page| {
-        for (name, command) in commands {
-            page.tag("p").saying(name);
-            page.tag("pre").with("tabindex", "0").saying(command);
-        }
-    });
+fn command(page: &mut Markup, name: &str, words: &str) {
+    page.tag("dt").saying(name);
+    page.tag("dd")
+        .holding(|page| page.tag("code").saying(words));
 }
 
 /// Every round of every cell.
 fn raw_numbers(page: &mut Markup, comparison: &Comparison) {
-    page.tag("section").holding(|page| {
+    page.tag("section").class("raw").holding(|page| {
         page.tag("h2").saying("Raw numbers");
         for workload in &comparison.workloads {
             details(page, &format!("Each round of {}", workload.name), |page| {
@@ -397,15 +380,115 @@ mod tests {
     use super::*;
     use crate::compare::fixture;
     use crate::compare::markup;
+    use crate::compare::result::{Outcome, Summary};
+    use proptest::prelude::*;
+
+    /// How often there is such a picture.
+    fn pictures(page: &str, kind: &str) -> usize {
+        page.matches(&format!("-{kind}-title\"")).count()
+    }
 
     #[test]
     fn the_page_is_well_formed_and_needs_nothing_else() {
         let page = html(&fixture::comparison());
         assert_eq!(markup::check(&page), Ok(()));
-        for foreign in [
+        let needs = [
             "http:", "https:", "src=", "<script", "@import", "url(", "<link",
-        ] {
+        ];
+        for foreign in needs {
             assert!(!page.contains(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn there_are_pictures_of_what_was_measured_only() {
+        let mut comparison = fixture::comparison();
+        let page = html(&comparison);
+        // Five workloads without points, one of them in bulk, one uneven; one with points.
+        for (kind, count) in [
+            ("cpu", 5),
+            ("latency", 4),
+            ("fairness", 1),
+            ("memory", 1),
+            ("sweep", 1),
+        ] {
+            assert_eq!(pictures(&page, kind), count, "{kind}");
+        }
+        for cell in &mut comparison.cells {
+            if let Some(summary) = &mut cell.summary {
+                (summary.latency, summary.pss_per_connection) = (None, None);
+            }
+        }
+        let page = html(&comparison);
+        assert_eq!(
+            (pictures(&page, "latency"), pictures(&page, "memory")),
+            (0, 0)
+        );
+        assert_eq!(pictures(&page, "cpu"), 5);
+    }
+
+    #[test]
+    fn a_picture_tells_its_figures_to_those_who_cannot_see_it() {
+        let comparison = fixture::comparison();
+        let ranking = comparison.ranking(&comparison.workloads[0], None);
+        let least = figures::time_us(ranking.rows[0].summary.cpu_us.median);
+        let page = html(&comparison);
+        assert!(page.contains(&format!("Bars, shortest first. uring: {least}, of it ")));
+        assert!(page.contains("select: 8.") && page.contains(" at 500 idle connections;"));
+    }
+
+    #[test]
+    fn an_interrupted_comparison_says_so_and_what_is_missing() {
+        let mut comparison = fixture::comparison();
+        comparison.interrupted = true;
+        for cell in &mut comparison.cells {
+            (cell.outcome, cell.summary, cell.calls) = (Outcome::NotReached, None, None);
+            cell.rounds.clear();
+        }
+        let page = html(&comparison);
+        assert_eq!(markup::check(&page), Ok(()));
+        assert!(page.contains("Interrupted: what is missing was not measured."));
+        assert!(page.contains("reactor not reached: the comparison was interrupted before"));
+        assert_eq!(page.matches("<svg").count(), 0);
+    }
+
+    /// Two workloads and few contestants, so that there is time for many of them.
+    fn small() -> Comparison {
+        let mut comparison = fixture::comparison();
+        comparison
+            .contestants
+            .retain(|who| ["uring", "poll", "select"].contains(&who.name.as_str()));
+        comparison
+            .workloads
+            .retain(|load| ["echoes", "idle"].contains(&load.name.as_str()));
+        comparison
+    }
+
+    fn distort(summary: &mut Summary, with: f64) {
+        summary.cpu_us.median = with;
+        summary.cpu_us.low = with;
+        summary.generator_cpu_us.high = with;
+        summary.fairness.median = with;
+        summary.pss_per_connection = Some(summary.cpu_us);
+        if let Some(latency) = &mut summary.latency {
+            (latency.min_us, latency.histogram) = (with, String::new());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn no_name_and_no_figure_breaks_the_page(name in any::<String>(), which in 0..18_usize, with in any::<f64>()) {
+            let mut comparison = small();
+            comparison.contestants[0].name.clone_from(&name);
+            comparison.cells.iter_mut().filter(|cell| cell.contestant == "uring").for_each(|cell| cell.contestant.clone_from(&name));
+            comparison.conclusions.push(name);
+            let summaries = comparison.cells.iter_mut().filter_map(|cell| cell.summary.as_mut());
+            summaries.skip(which).step_by(18).for_each(|summary| distort(summary, with));
+            for cell in comparison.cells.iter_mut().skip(which).step_by(18) {
+                cell.rounds.iter_mut().for_each(|round| round.cpu.user_s = with);
+            }
+            prop_assert_eq!(markup::check(&html(&comparison)), Ok(()));
         }
     }
 }
