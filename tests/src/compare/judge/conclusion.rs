@@ -7,9 +7,10 @@ mod best;
 mod cause;
 mod conduct;
 mod sweep;
+mod unable;
 
-use super::place::{Measured, Place, places_of, thousands, unit};
-use crate::compare::result::{Comparison, Measure, Outcome, Ratio, Workload};
+use super::place::{Measured, Place, places_of, unit};
+use crate::compare::result::{Comparison, Measure, Ratio, Workload};
 use crate::figures;
 
 /// Of more than so many who need more, only the one that needs most is explained.
@@ -21,7 +22,8 @@ pub fn conclusions(comparison: &Comparison) -> Vec<String> {
     let of = |workload| of_workload(comparison, workload);
     let mut all: Vec<String> = comparison.workloads.iter().flat_map(of).collect();
     all.extend(conduct::memory(comparison));
-    all.extend(not_measured(comparison));
+    all.extend(unable::cannot(comparison));
+    all.extend(unable::failed(comparison));
     all.extend(certainty(&comparison.ratios));
     all
 }
@@ -145,31 +147,6 @@ fn explanation(place: &Place<'_>, ratio: &Ratio, best: &Measured<'_>) -> String 
     )
 }
 
-/// Who could not, or should have and did not; once for each reason.
-fn not_measured(comparison: &Comparison) -> Vec<String> {
-    let mut reasons: Vec<(&str, &str, &str, Vec<&str>)> = Vec::new();
-    for cell in &comparison.cells {
-        let (what, why) = match &cell.outcome {
-            Outcome::Cannot { why } => ("cannot do", why.as_str()),
-            Outcome::Failed { why } => ("failed under", why.as_str()),
-            Outcome::Measured | Outcome::NotReached => continue,
-        };
-        let known = reasons
-            .iter_mut()
-            .find(|r| (r.0, r.1, r.2) == (&cell.contestant, what, why));
-        match known {
-            Some(reason) => reason.3.push(&cell.workload),
-            None => reasons.push((&cell.contestant, what, why, vec![&cell.workload])),
-        }
-    }
-    let said = |(who, what, why, mut workloads): (&str, &str, &str, Vec<&str>)| {
-        workloads.dedup();
-        let workloads = list(workloads.into_iter().map(String::from));
-        format!("{who} {what} {workloads}: {}", sentence(why))
-    };
-    reasons.into_iter().map(said).collect()
-}
-
 /// How many intervals there are, and how many of them to expect to be wrong.
 fn certainty(ratios: &[Ratio]) -> Option<String> {
     let sure: Vec<f64> = ratios
@@ -185,7 +162,7 @@ fn certainty(ratios: &[Ratio]) -> Option<String> {
     Some(format!(
         "Each interval by itself contains the true ratio with at least {}. There are {} of them: expect {} to miss.",
         figures::percent(least),
-        thousands(sure.len() as u64),
+        figures::whole(sure.len() as u64),
         figures::plain(missing),
     ))
 }
@@ -225,11 +202,6 @@ pub(super) fn list(items: impl IntoIterator<Item = String>) -> String {
     } else {
         format!("{} and {last}", items.join(", "))
     }
-}
-
-/// With a full stop.
-fn sentence(text: &str) -> String {
-    format!("{}.", text.trim_end_matches(['.', '\n', ' ']))
 }
 
 #[cfg(test)]

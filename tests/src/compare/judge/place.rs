@@ -1,6 +1,7 @@
 //! Those who had the same to do.
 
 use crate::compare::result::{Cell, Comparison, Outcome, Summary, Workload};
+use crate::figures::whole;
 
 /// One workload at one point, and who was measured there.
 #[derive(Debug)]
@@ -89,21 +90,8 @@ impl Place<'_> {
     pub fn name(&self) -> String {
         let points = self.workload.points.as_deref().unwrap_or("points");
         match self.point {
-            Some(point) => format!("{}, {} {points}", self.workload.name, thousands(point)),
+            Some(point) => format!("{}, {} {points}", self.workload.name, whole(point)),
             None => self.workload.name.clone(),
         }
     }
-}
-
-/// A whole number, thousands apart.
-pub fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

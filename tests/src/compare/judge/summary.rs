@@ -128,6 +128,16 @@ mod tests {
     }
 
     #[test]
+    fn what_did_not_come_back_has_no_cost() {
+        let silent = Round {
+            echoes: 0,
+            ..round(0, 7.0)
+        };
+        assert_eq!(cpu_us(&silent, false), None);
+        assert!(cpu_us(&silent, true).is_some());
+    }
+
+    #[test]
     fn figures_are_medians_per_echo() {
         let rounds = [round(0, 9.0), round(1, 7.0), round(2, 7.5)];
         let summary = summarize(&rounds, SMALL).expect("rounds");

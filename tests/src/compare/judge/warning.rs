@@ -1,7 +1,7 @@
 //! What makes figures doubtful, and what to do about it: one sentence for the one, one for the other.
 
 use super::conclusion::list;
-use super::place::{Place, is_bulk, places, thousands};
+use super::place::{Place, is_bulk, places};
 use super::ratio::compared;
 use super::summary::cpu_us;
 use crate::compare::result::{Cell, Comparison, Measure, Outcome, Ratio, Round};
@@ -249,7 +249,7 @@ fn bulk(comparison: &Comparison, cell: &Cell) -> bool {
 fn name(cell: &Cell) -> String {
     let point = cell
         .point
-        .map(|point| format!(" {}", thousands(point)))
+        .map(|point| format!(" {}", figures::whole(point)))
         .unwrap_or_default();
     format!("{} under {}{point}", cell.contestant, cell.workload)
 }

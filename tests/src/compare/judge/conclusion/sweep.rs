@@ -1,7 +1,7 @@
 //! What the points of a workload cost: does CPU time per echo grow with them?
 
 use super::{list, span};
-use crate::compare::judge::place::{Measured, Place, is_bulk, thousands, unit};
+use crate::compare::judge::place::{Measured, Place, is_bulk, unit};
 use crate::compare::judge::ratio::compared;
 use crate::compare::result::{Measure, Workload};
 use crate::compare::stats::{Interval, Paired};
@@ -79,7 +79,11 @@ impl Growth<'_> {
         } else {
             ""
         };
-        let (name, to, from) = (self.name, thousands(self.to), thousands(self.from));
+        let (name, to, from) = (
+            self.name,
+            figures::whole(self.to),
+            figures::whole(self.from),
+        );
         let (times, unit) = (figures::plain(self.paired.ratio), unit(workload));
         let span = self.paired.interval.map(spanned).unwrap_or_default();
         let each = figures::time_us(self.each_us);
@@ -102,12 +106,16 @@ fn not_growing(workload: &Workload, points: &str, flat: &[&Growth<'_>]) -> Optio
         let to = if growth.to == first.to {
             String::new()
         } else {
-            format!("with {}: ", thousands(growth.to))
+            format!("with {}: ", figures::whole(growth.to))
         };
         format!("{} ({to}{span})", growth.name)
     };
     let names = list(flat.iter().map(of));
-    let (to, from, name) = (thousands(first.to), thousands(first.from), &workload.name);
+    let (to, from, name) = (
+        figures::whole(first.to),
+        figures::whole(first.from),
+        &workload.name,
+    );
     let sure = flat.iter().any(|growth| growth.paired.interval.is_some());
     Some(if sure {
         format!(

@@ -2,7 +2,7 @@ use super::*;
 use crate::compare::judge::example::{
     again, cell, comparison, latency_of, with_calls, with_rounds, without,
 };
-use crate::compare::result::Cell;
+use crate::compare::result::{Cell, Outcome};
 
 fn concluded(cells: Vec<Cell>) -> Vec<String> {
     comparison(cells).conclusions
@@ -288,15 +288,16 @@ fn memory_is_told_where_there_are_many_connections() {
 
 #[test]
 fn who_could_not_is_named_with_the_reason() {
-    let cannot = || Outcome::Cannot {
-        why: "one client at a time".into(),
-    };
+    let cannot = |why: &str| Outcome::Cannot { why: why.into() };
     let failed = Outcome::Failed {
         why: "connection 7: reset.\n".into(),
     };
     let said = concluded(vec![
-        without("iterative", "echo-small", cannot()),
-        without("iterative", "connections", cannot()),
+        without("iterative", "echo-small", cannot("one client at a time")),
+        without("iterative", "connections", cannot("one client at a time")),
+        without("pool", "echo-small", cannot("8 at a time, here are 50")),
+        without("pool", "connections", cannot("8 at a time, here are 5000")),
+        without("foreign", "bulk", failed.clone()),
         without("foreign", "bulk", failed),
         without("fork", "bulk", Outcome::NotReached),
     ]);
@@ -304,8 +305,56 @@ fn who_could_not_is_named_with_the_reason() {
         said,
         [
             "iterative cannot do echo-small and connections: one client at a time.",
+            "pool cannot do echo-small and connections (echo-small: 8 at a time, here are 50).",
             "foreign failed under bulk: connection 7: reset.",
         ]
+    );
+}
+
+#[test]
+fn how_far_one_gets_is_told() {
+    let mut cells = idle("select", &[(0, 7.0), (1000, 7.0), (2000, 7.0)]);
+    for cell in &mut cells[1..] {
+        let why = format!("here are {:?}", cell.point);
+        (cell.outcome, cell.rounds) = (Outcome::Cannot { why }, Vec::new());
+    }
+    cells.reverse();
+    assert_eq!(
+        one(&concluded(cells), "cannot"),
+        "select cannot do idle from 1,000 idle connections on: here are Some(1000)."
+    );
+}
+
+#[test]
+fn without_intervals_no_rate_is_ranked() {
+    let mut cells = vec![
+        cell("reactor", "bulk", None, 7.0),
+        cell("fork", "bulk", None, 14.0),
+    ];
+    for cell in &mut cells {
+        cell.rounds.truncate(3);
+    }
+    none(&concluded(cells), "MB per second");
+}
+
+#[test]
+fn counts_that_are_nearly_equal_are_equal() {
+    let calls = |who, cpu_us, each| with_calls(small(who, cpu_us), &[("read", each)]);
+    let why = one(
+        &concluded(vec![calls("a", 7.0, 20.0), calls("b", 14.0, 21.0)]),
+        "times the CPU",
+    );
+    assert!(
+        why.contains("makes no more system calls and context switches than a, but"),
+        "{why}"
+    );
+    let why = one(
+        &concluded(vec![calls("a", 7.0, 20.0), calls("b", 14.0, 23.0)]),
+        "times the CPU",
+    );
+    assert!(
+        why.contains("but 23 system calls against 20 (3.0 more of read)"),
+        "{why}"
     );
 }
 

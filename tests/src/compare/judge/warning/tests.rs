@@ -35,6 +35,7 @@ fn the_surroundings_are_judged() {
     );
     let interrupted = warned(|c| {
         c.interrupted = true;
+        c.cells[0].rounds.truncate(5);
         c.cells[1].outcome = Outcome::NotReached;
         c.cells[1].rounds.clear();
     });
@@ -42,6 +43,14 @@ fn the_surroundings_are_judged() {
         interrupted.contains("interrupted, 1 of 2 measurements"),
         "{interrupted}"
     );
+}
+
+#[test]
+fn a_worker_for_each_processor_is_in_order() {
+    let mut comparison = quiet();
+    comparison.contestants[0].workers = Some(1);
+    again(&mut comparison);
+    assert!(comparison.warnings.is_empty(), "{:?}", comparison.warnings);
 }
 
 #[test]
