@@ -7,6 +7,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use tcpecho_common::{defaults, units};
 
+use crate::load::output;
 use crate::load::pattern::PIECE;
 use crate::load::plan::{Kind, Plan};
 use crate::load::report::{Load, Mode};
@@ -19,6 +20,9 @@ const SIZE: u64 = 64;
 
 /// How often figures are told while a run goes on.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a line on the terminal is.
+const REDRAW: Duration = Duration::from_millis(250);
 
 /// The longest message.
 const LONGEST: u64 = 64 << 20;
@@ -136,6 +140,10 @@ pub struct Cli {
     #[arg(long, help_heading = OUTPUT)]
     pub json_stream: bool,
 
+    /// Write the times to a file, as a HdrHistogram log: runs of several machines can be merged with its tools
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    pub hdr: Option<PathBuf>,
+
     /// After measuring, keep the connections open and silent until stdin has a line or ends: time for
     /// whoever reads --json-stream to look at the server
     #[arg(long, requires = "json_stream", help_heading = OUTPUT)]
@@ -198,6 +206,15 @@ impl Cli {
         }
     }
 
+    /// How often somebody wants figures while it runs.
+    fn interval(&self) -> Option<Duration> {
+        if self.json_stream || self.hdr.is_some() {
+            Some(INTERVAL)
+        } else {
+            output::is_watched().then_some(REDRAW)
+        }
+    }
+
     /// What is to be done.
     pub fn plan(&self) -> Plan {
         let usual = if self.bulk { PIECE as u64 } else { SIZE };
@@ -223,7 +240,7 @@ impl Cli {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             timeout: self.timeout,
-            interval: self.json_stream.then_some(INTERVAL),
+            interval: self.interval(),
             hold: self.hold,
         }
     }

@@ -109,12 +109,12 @@ impl Connection {
         }
         match self.stream.take_error() {
             Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return Err(Failure::system(&error, "connect")),
+            Ok(Some(error)) | Err(error) => return Err(Failure::system(&error)),
         }
         let (local, peer) = (self.stream.local_addr(), self.stream.peer_addr());
         // Nobody listens, and its own port was the one it asked for.
         if local.is_ok_and(|local| peer.is_ok_and(|peer| local == peer)) {
-            return Err(Failure::new(Kind::Refused, "connect: it met itself"));
+            return Err(Failure::new(Kind::Refused, "it met itself"));
         }
         self.state = State::Open;
         Ok(true)
@@ -269,7 +269,7 @@ impl Connection {
 
     fn broken(&self, error: &std::io::Error) -> Failure {
         let Self { sent, received, .. } = self;
-        Failure::system(error, &format!("after {received} of {sent} bytes"))
+        Failure::system(error).of(&format!("after {received} of {sent} bytes"))
     }
 
     /// Its number.

@@ -80,10 +80,10 @@ impl Failure {
         Self { kind, text }
     }
 
-    /// What a system call said; `doing` what, in words.
-    pub fn system(error: &io::Error, doing: &str) -> Self {
+    /// What a system call said.
+    pub fn system(error: &io::Error) -> Self {
         let errno = calls::errno(error);
-        Self::new(Kind::of(errno), format!("{doing}: {errno}"))
+        Self::new(Kind::of(errno), errno.to_string())
     }
 
     /// The same, with this in front of the words.

@@ -5,6 +5,7 @@
 //! due then), even if it came back after the end: else the slowest would be left out.
 
 use std::mem;
+use std::time::Duration;
 
 use crate::load::clock::{nanoseconds, seconds};
 use crate::load::connection::Start;
@@ -22,7 +23,7 @@ const MEASURED: std::ops::Range<usize> = 2..6;
 const STEADY: f64 = 0.1;
 
 /// When is what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// The load begins.
     pub start: u64,
@@ -46,6 +47,14 @@ impl Times {
             end,
             slice,
         }
+    }
+
+    /// When slice `number` begins after the measurement, and how long it is.
+    pub fn slice(&self, number: u64) -> (Duration, Duration) {
+        let length = self.end - self.begin;
+        let from = length.min(number * self.slice);
+        let to = length.min(from + self.slice);
+        (Duration::from_nanos(from), Duration::from_nanos(to - from))
     }
 
     /// When part `index` ends.
@@ -105,13 +114,11 @@ impl Slice {
         }
     }
 
-    /// As it is told while the run goes on.
-    pub fn event(&self, number: u64, times: &Times) -> Event {
-        let from = times.begin + number * times.slice;
-        let to = (from + times.slice).min(times.end);
+    /// As it is told while the run goes on; it began so long after the measurement.
+    pub fn event(&self, from: Duration, length: Duration) -> Event {
         Event::Interval {
-            at_s: seconds(to - times.begin),
-            length_s: seconds(to - from),
+            at_s: (from + length).as_secs_f64(),
+            length_s: length.as_secs_f64(),
             echoes: self.echoes,
             bytes: self.bytes,
             latency: self.times.latency.latency(),
@@ -149,18 +156,18 @@ impl Parts {
         }
     }
 
-    /// Was the warm-up long enough?
-    pub fn warmup(&self, times: &Times) -> Warmup {
+    /// Was the warm-up long enough, in a run that ended at this moment?
+    pub fn warmup(&self, times: &Times, ended: u64) -> Warmup {
         let rate = |part: usize| {
-            let from = part
-                .checked_sub(1)
-                .map_or(times.start, |before| times.end_of(before));
-            self.0[part] as f64 / seconds((times.end_of(part) - from).max(1))
+            let from = part.checked_sub(1).map_or(times.start, |p| times.end_of(p));
+            let length = times.end_of(part).min(ended).saturating_sub(from);
+            (length > 0).then(|| self.0[part] as f64 / seconds(length))
         };
-        let (first_rate, last_rate) = (rate(MEASURED.start), rate(MEASURED.end - 1));
+        let first_rate = rate(MEASURED.start).unwrap_or(0.0);
+        let last_rate = MEASURED.rev().find_map(rate).unwrap_or(0.0);
         let apart = (first_rate - last_rate).abs();
         Warmup {
-            warm_rate: (times.begin > times.start).then(|| rate(1)),
+            warm_rate: rate(1),
             first_rate,
             last_rate,
             steady: apart <= STEADY * first_rate.max(last_rate),
@@ -303,8 +310,8 @@ impl Meter {
     }
 
     /// Slices that are over since this was last asked.
-    pub fn over(&mut self) -> impl Iterator<Item = (u64, Slice)> {
-        self.over.drain(..)
+    pub fn over(&mut self) -> Vec<(u64, Slice)> {
+        mem::take(&mut self.over)
     }
 
     /// The end: what remains, in slices and parts.

@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod json;
 pub mod latency;
 pub mod meter;
+pub mod output;
 pub mod pace;
 pub mod pattern;
 pub mod plan;

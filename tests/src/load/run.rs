@@ -2,6 +2,7 @@
 //! collects what they tell, and adds it up. It does nothing that the load would feel.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::load::meter::{Slice, Times};
 use crate::load::pattern::Pattern;
 use crate::load::plan::Plan;
 use crate::load::report::{Event, Report};
-use crate::load::source::Sources;
+use crate::load::source::{Sources, make_room};
 use crate::load::summary::Summary;
 use crate::load::worker::{Note, Outcome, Shared, Teller, Worker};
 
@@ -33,8 +34,15 @@ const STDIN: Token = Token(2);
 /// How long a probe of one of several addresses may take.
 const PROBE: Duration = Duration::from_secs(3);
 
-/// Told of what happens while it happens. An error ends the run.
-pub type Watch<'a> = dyn FnMut(&Event) -> Result<()> + 'a;
+/// Who is told of what happens while it happens. An error ends the run.
+pub trait Watch {
+    /// Something has happened. (Of [`Event::Interval`]s and the end it is told otherwise.)
+    fn event(&mut self, event: &Event) -> Result<()>;
+
+    /// The figures of a slice of the measurement, which began so long after this, if the plan has an
+    /// interval. What came back after the end is in the last one, which has no length.
+    fn slice(&mut self, from: Duration, length: Duration, slice: &Slice) -> Result<()>;
+}
 
 /// Does what is planned. Returns the report, and the signal that has ended it early. `began` is when
 /// the program was started.
@@ -45,12 +53,14 @@ pub fn run(
     plan: Plan,
     command: Vec<String>,
     began: u64,
-    watch: &mut Watch<'_>,
+    watch: &mut dyn Watch,
 ) -> Result<(Report, Option<Signal>)> {
     let interrupts = Interrupts::catch()?;
+    make_room(&plan)?;
+    let address = resolve(&plan.host, plan.port)?;
     let shared = Shared {
-        address: resolve(&plan.host, plan.port)?,
-        sources: Sources,
+        address,
+        sources: Sources::new(address),
         pattern: Pattern::new(),
         start: AtomicU64::new(0),
         leave: AtomicBool::new(!plan.hold),
@@ -81,6 +91,7 @@ pub fn run(
         conductor.stop();
         conducted?;
         let signal = conductor.signal;
+        conductor.summary.interrupted = signal.is_some();
         Ok((conductor.summary.report(&shared, command), signal))
     })
 }
@@ -112,14 +123,14 @@ enum Stage {
     Ending,
 }
 
-struct Conductor<'a, 'w> {
+struct Conductor<'a> {
     shared: &'a Shared,
     poll: &'a mut Poll,
     notes: Receiver<Note>,
     wakers: Vec<Waker>,
     interrupts: Interrupts,
     began: u64,
-    watch: &'a mut Watch<'w>,
+    watch: &'a mut dyn Watch,
     stage: Stage,
     connected: usize,
     done: usize,
@@ -129,7 +140,7 @@ struct Conductor<'a, 'w> {
     summary: Summary,
 }
 
-impl<'a, 'w> Conductor<'a, 'w> {
+impl<'a> Conductor<'a> {
     fn new(
         shared: &'a Shared,
         poll: &'a mut Poll,
@@ -137,7 +148,7 @@ impl<'a, 'w> Conductor<'a, 'w> {
         wakers: Vec<Waker>,
         interrupts: Interrupts,
         began: u64,
-        watch: &'a mut Watch<'w>,
+        watch: &'a mut dyn Watch,
     ) -> Self {
         Self {
             shared,
@@ -177,7 +188,7 @@ impl<'a, 'w> Conductor<'a, 'w> {
                 self.note(note)?;
             }
         }
-        Ok(())
+        self.last_slices()
     }
 
     fn patience(&self) -> Option<Duration> {
@@ -195,7 +206,7 @@ impl<'a, 'w> Conductor<'a, 'w> {
         match self.stage {
             Stage::WarmingUp(times) if now >= times.begin => {
                 self.stage = Stage::Measuring(times);
-                (self.watch)(&Event::Measuring { at_s })
+                self.watch.event(&Event::Measuring { at_s })
             }
             Stage::Measuring(times) if now >= times.end => self.measured(at_s),
             _ => Ok(()),
@@ -204,7 +215,7 @@ impl<'a, 'w> Conductor<'a, 'w> {
 
     fn measured(&mut self, at_s: f64) -> Result<()> {
         self.stage = Stage::Ending;
-        (self.watch)(&Event::Measured { at_s })?;
+        self.watch.event(&Event::Measured { at_s })?;
         if self.shared.plan.hold {
             let stdin = self.poll.registry().register(
                 &mut SourceFd(&STDIN_FILENO),
@@ -264,9 +275,9 @@ impl<'a, 'w> Conductor<'a, 'w> {
     fn begin(&mut self) -> Result<()> {
         let start = clock::now();
         let at_s = seconds(start - self.began);
-        (self.watch)(&Event::Connected { at_s })?;
+        self.watch.event(&Event::Connected { at_s })?;
         let times = Times::of(&self.shared.plan, start);
-        self.summary.times = Some(times);
+        self.summary.times = times;
         self.stage = Stage::WarmingUp(times);
         self.shared.start.store(start, Ordering::Release);
         self.wake();
@@ -288,11 +299,24 @@ impl<'a, 'w> Conductor<'a, 'w> {
         let Some((_, whole)) = self.slices.remove(&number) else {
             return Ok(());
         };
-        self.summary.slice(&whole);
-        let (Some(times), Some(_)) = (self.summary.times, self.shared.plan.interval) else {
+        self.whole_slice(number, &whole)
+    }
+
+    fn whole_slice(&mut self, number: u64, slice: &Slice) -> Result<()> {
+        self.summary.slice(slice);
+        if self.shared.plan.interval.is_none() {
             return Ok(());
-        };
-        (self.watch)(&whole.event(number, &times))
+        }
+        let (from, length) = self.summary.times().slice(number);
+        self.watch.slice(from, length, slice)
+    }
+
+    /// What was cut off by the end.
+    fn last_slices(&mut self) -> Result<()> {
+        for (number, (_, slice)) in mem::take(&mut self.slices) {
+            self.whole_slice(number, &slice)?;
+        }
+        Ok(())
     }
 
     fn done(&mut self, outcome: Outcome) {
@@ -302,11 +326,5 @@ impl<'a, 'w> Conductor<'a, 'w> {
             self.stop();
         }
         self.summary.outcome(outcome);
-        if self.done == self.wakers.len() {
-            for (_, slice) in std::mem::take(&mut self.slices).into_values() {
-                self.summary.slice(&slice);
-            }
-            self.summary.interrupted = self.signal.is_some();
-        }
     }
 }

@@ -17,8 +17,8 @@ const BUSY: f64 = 0.9;
 /// Adds up.
 #[derive(Debug)]
 pub struct Summary {
-    /// When is what; nothing if the load has not begun.
-    pub times: Option<Times>,
+    /// When is what; never, if the load has not begun.
+    pub times: Times,
     /// A signal has ended it.
     pub interrupted: bool,
     slice: Slice,
@@ -35,7 +35,7 @@ impl Summary {
     /// Of nothing yet.
     pub fn new(mode: Mode) -> Self {
         Self {
-            times: None,
+            times: Times::default(),
             interrupted: false,
             slice: Slice::of(mode),
             parts: Parts::default(),
@@ -55,9 +55,6 @@ impl Summary {
 
     /// Adds what a worker has to say in the end.
     pub fn outcome(&mut self, outcome: worker::Outcome) {
-        for (_, slice) in &outcome.slices {
-            self.slice.merge(slice);
-        }
         self.parts.merge(&outcome.parts);
         self.echoes.extend(outcome.echoes);
         for (kind, sent, read) in outcome.company {
@@ -100,7 +97,7 @@ impl Summary {
             connect: recorded(recorders.connect.as_ref()),
             first_echo: recorded(recorders.first_echo.as_ref()),
             shares: shares(&self.echoes),
-            warmup: self.parts.warmup(&times),
+            warmup: self.parts.warmup(&self.times, times.end),
             company: self.company.into_values().collect(),
             generator,
             errors: self.failures.report(),
@@ -108,16 +105,13 @@ impl Summary {
         }
     }
 
-    /// The times as they were in the end.
-    fn times(&self) -> Times {
-        let nothing = Times {
-            start: 0,
-            begin: 0,
-            end: 0,
-            slice: 0,
+    /// The times as they were, if it has ended early.
+    pub fn times(&self) -> Times {
+        let times = self.times;
+        let end = match self.ended {
+            0 => times.end,
+            ended => times.end.min(ended).max(times.begin),
         };
-        let times = self.times.unwrap_or(nothing);
-        let end = times.end.min(self.ended).max(times.begin);
         Times { end, ..times }
     }
 

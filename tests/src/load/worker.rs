@@ -77,8 +77,6 @@ pub enum Note {
 /// What a worker has to say in the end.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Slices that it has not told of, by number.
-    pub slices: Vec<(u64, Slice)>,
     /// Echoes by part of the run.
     pub parts: Parts,
     /// Echoes of each measured connection.
@@ -222,8 +220,13 @@ impl<'a> Worker<'a> {
     /// Does all of it, and tells how it went.
     pub fn run(mut self) {
         let done = self.all();
+        let parts = self.meter.take().map_or_else(Parts::default, |meter| {
+            let (slices, parts) = meter.finish();
+            self.tell_slices(slices);
+            parts
+        });
         let teller = self.teller.clone();
-        teller.tell(Note::Done(done.map(|()| Box::new(self.outcome()))));
+        teller.tell(Note::Done(done.map(|()| Box::new(self.outcome(parts)))));
     }
 
     fn all(&mut self) -> Result<()> {
@@ -350,13 +353,13 @@ impl<'a> Worker<'a> {
         let Some(meter) = &mut self.meter else { return };
         meter.at(self.now);
         self.next_part = meter.until();
-        for (number, slice) in meter.over() {
-            self.teller.tell(Note::Slice(number, slice.into()));
-        }
-        if meter.is_measuring() && self.usage_before.is_none() {
+        let over = meter.over();
+        let is_measuring = meter.is_measuring();
+        let is_over = self.now >= meter.times().end;
+        self.tell_slices(over);
+        if is_measuring && self.usage_before.is_none() {
             self.usage_before = Some(Usage::of_this_thread());
         }
-        let is_over = self.now >= meter.times().end;
         if is_over && self.phase == Phase::Loaded {
             self.end_load(self.now);
             self.phase = Phase::Draining;
@@ -424,19 +427,20 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn outcome(mut self) -> Outcome {
+    fn tell_slices(&self, slices: Vec<(u64, Slice)>) {
+        for (number, slice) in slices {
+            self.teller.tell(Note::Slice(number, slice.into()));
+        }
+    }
+
+    fn outcome(self, parts: Parts) -> Outcome {
         let mut company: Vec<(Kind, u64, u64)> = Vec::new();
         for slot in self.slots.iter().filter(|slot| slot.kind != Kind::Measured) {
             company.push((slot.kind, slot.sent, slot.read));
         }
         let measured = self.slots.iter().filter(|slot| slot.kind == Kind::Measured);
         let echoes = measured.map(|slot| slot.echoes).collect();
-        let (slices, parts) = self
-            .meter
-            .take()
-            .map_or_else(Default::default, Meter::finish);
         Outcome {
-            slices,
             parts,
             echoes,
             company,

@@ -58,11 +58,11 @@ impl Worker<'_> {
     fn try_open(&mut self, index: usize, number: u64) -> Result<(), Failure> {
         let began = clock::now();
         let shared = self.shared;
-        let mut stream = shared.sources.connect(shared.address, number)?;
+        let mut stream = shared.sources.connect(number)?;
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let registry = self.poll.registry();
         let registered = registry.register(&mut stream, Token(index), interest);
-        registered.map_err(|error| Failure::system(&error, "epoll_ctl"))?;
+        registered.map_err(|error| Failure::system(&error).of("epoll_ctl"))?;
         let slot = &mut self.slots[index];
         let message = shared.plan.message(slot.kind);
         slot.connection = Some(Connection::new(stream, number, message, began));
@@ -134,7 +134,9 @@ impl Worker<'_> {
             return Ok(());
         };
         if connection.is_connecting() {
-            if !connection.establish()? {
+            let target = self.shared.address;
+            let established = connection.establish();
+            if !established.map_err(|failure| failure.of(&format!("connect to {target}")))? {
                 return Ok(());
             }
             self.established(index);
