@@ -1,6 +1,7 @@
 //! Facts from the kernel and from the programs' own records, and the view of them that `ps`, `ss`
 //! and `tcpdump` would give.
 
+pub mod accounts;
 pub mod calls;
 pub mod packets;
 pub mod processes;

@@ -59,6 +59,11 @@ pub fn children(pid: i32) -> Vec<Process> {
 
 /// It and all its descendants, each behind its parent.
 pub fn tree(pid: i32) -> Vec<Process> {
+    stats(pid).into_iter().map(details).collect()
+}
+
+/// The same, without what takes more than one file to read.
+pub(super) fn stats(pid: i32) -> Vec<Stat> {
     let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
     let mut waiting = Vec::new();
     for stat in all() {
@@ -73,7 +78,7 @@ pub fn tree(pid: i32) -> Vec<Process> {
         let mut children = by_parent.remove(&stat.pid).unwrap_or_default();
         children.sort_by_key(|child| std::cmp::Reverse(child.pid));
         waiting.extend(children);
-        tree.push(details(stat));
+        tree.push(stat);
     }
     tree
 }
@@ -129,7 +134,8 @@ pub fn tracer(pid: i32) -> Option<i32> {
 pub fn cpu_time(pid: i32) -> Option<Duration> {
     let stat = stat(pid)?;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten()? as f64;
-    Some(Duration::from_secs_f64(stat.ticks as f64 / per_second))
+    let ticks = stat.user + stat.system;
+    Some(Duration::from_secs_f64(ticks as f64 / per_second))
 }
 
 /// Its resident memory, in bytes.
@@ -148,6 +154,8 @@ pub struct Memory {
     /// What it has written to: stack, heap, data. Of a page shared with n others, such as parent
     /// and child after a fork, it counts 1/n.
     pub anonymous: u64,
+    /// Resident, but of each page shared with n others only 1/n.
+    pub pss: u64,
 }
 
 /// Its memory; None if it has vanished.
@@ -161,6 +169,7 @@ pub fn memory(pid: i32) -> Option<Memory> {
     Some(Memory {
         rss: bytes("Rss:")?,
         anonymous: bytes("Pss_Anon:")?,
+        pss: bytes("Pss:")?,
     })
 }
 
@@ -193,19 +202,25 @@ fn stat_column(p: &Process) -> String {
     std::iter::once(&p.state).chain(marks).collect()
 }
 
-/// What /proc/PID/stat says.
+/// What /proc/PID/stat says. Processor time is in ticks.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    pid: i32,
+pub(super) struct Stat {
+    pub(super) pid: i32,
     comm: String,
-    state: char,
+    pub(super) state: char,
     ppid: i32,
     pgrp: i32,
     session: i32,
     tty: u32,
     foreground: i32,
-    ticks: u64,
-    threads: u64,
+    /// Page faults of the children it has waited for: grows with each of them.
+    pub(super) children_faults: u64,
+    pub(super) user: u64,
+    pub(super) system: u64,
+    /// Of the children it has waited for, and theirs.
+    pub(super) children_user: u64,
+    pub(super) children_system: u64,
+    pub(super) threads: u64,
     resident_pages: u64,
 }
 
@@ -218,7 +233,7 @@ fn all() -> Vec<Stat> {
         .collect()
 }
 
-fn stat(pid: i32) -> Option<Stat> {
+pub(super) fn stat(pid: i32) -> Option<Stat> {
     // ENOENT when it is opened, ESRCH when it is read.
     parse(&String::from_utf8_lossy(
         &fs::read(format!("/proc/{pid}/stat")).ok()?,
@@ -241,7 +256,11 @@ fn parse(line: &str) -> Option<Stat> {
         session: field(6)?.parse().ok()?,
         tty: field(7)?.parse::<i32>().ok()? as u32,
         foreground: field(8)?.parse().ok()?,
-        ticks: field(14)?.parse::<u64>().ok()? + field(15)?.parse::<u64>().ok()?,
+        children_faults: field(11)?.parse().ok()?,
+        user: field(14)?.parse().ok()?,
+        system: field(15)?.parse().ok()?,
+        children_user: field(16)?.parse().ok()?,
+        children_system: field(17)?.parse().ok()?,
         threads: field(20)?.parse().ok()?,
         resident_pages: field(24)?.parse().ok()?,
     })
@@ -316,7 +335,9 @@ mod tests {
         let stat = parse(line).expect("a stat line");
         assert_eq!(stat.comm, "s) R 1 (x");
         assert_eq!((stat.pid, stat.ppid, stat.pgrp), (42, 7, 40));
-        assert_eq!((stat.state, stat.threads, stat.ticks), ('S', 3, 42));
+        assert_eq!((stat.state, stat.threads), ('S', 3));
+        assert_eq!((stat.user, stat.system), (12, 30));
+        assert_eq!((stat.children_user, stat.children_system), (5, 6));
         assert_eq!(stat.resident_pages, 55);
         assert_eq!(terminal(stat.tty).as_deref(), Some("pts/2"));
         assert_eq!(parse(""), None);
