@@ -5,9 +5,10 @@
 //! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
 //! would, [`limit`] takes their descriptors away, [`wait`] waits for what they do, [`observe`] asks
 //! the kernel what they did, [`netns`] gives an experiment a network and process table of its own,
-//! [`skip`] says why there is none, [`chance`] makes up what is the same again for the same seed,
-//! [`soak`] does everything at once for a long time; [`load`] is the load generator, [`compare`] puts
-//! the servers side by side under it, [`figures`] writes their numbers.
+//! [`skip`] says why there is none, [`sweep`] ends what was started when we are interrupted, [`chance`]
+//! makes up what is the same again for the same seed, [`soak`] does everything at once for a long
+//! time; [`load`] is the load generator, [`compare`] puts the servers side by side under it,
+//! [`figures`] writes their numbers.
 
 pub mod binaries;
 pub mod chance;
@@ -26,6 +27,7 @@ pub mod program;
 pub mod server;
 pub mod skip;
 pub mod soak;
+pub mod sweep;
 pub mod wait;
 
 mod output;

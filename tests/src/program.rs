@@ -19,6 +19,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::unistd::{Pid, pipe2, setsid};
@@ -27,6 +28,7 @@ use crate::binaries;
 use crate::observe::calls::{self, CallLog, CallRecord};
 use crate::observe::processes;
 use crate::output::Output;
+use crate::sweep;
 use crate::wait::eventually;
 
 /// How long a program may take to be started, and to vanish when killed.
@@ -56,6 +58,8 @@ pub(crate) struct Recipe {
     pub(crate) events: bool,
     /// Soft and hard limit of descriptors.
     pub(crate) descriptors: Option<(u64, u64)>,
+    /// The processors it may run on; empty: all that we may.
+    pub(crate) processors: Vec<usize>,
     pub(crate) inherited: Inherited,
     /// What it gets as descriptors 0, 1 and 2 instead of what is usual.
     pub(crate) given: [Option<Target>; 3],
@@ -112,6 +116,7 @@ impl Recipe {
             env: Vec::new(),
             events: false,
             descriptors: None,
+            processors: Vec::new(),
             inherited: Inherited::default(),
             given: [None, None, None],
         }
@@ -124,10 +129,14 @@ impl Recipe {
         connect(&mut command, ends)?;
         self.give(&mut command)?;
         prepare(&mut command, calls_end, self.descriptors);
+        confine(&mut command, &self.processors)?;
         inherit(&mut command, &self.inherited);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("start {}", self.typed()))?;
+        let mut child = {
+            let _starting = sweep::starting()?;
+            command
+                .spawn()
+                .with_context(|| format!("start {}", self.typed()))?
+        };
         // It holds our copies of the child's descriptors, without which no pipe would ever end.
         drop(command);
         let stderr = child.stderr.take().map(OwnedFd::from);
@@ -292,6 +301,24 @@ fn prepare(command: &mut Command, inherited: Option<OwnedFd>, limit: Option<(u64
     unsafe {
         command.pre_exec(settle);
     }
+}
+
+/// Lets it run on these processors only.
+fn confine(command: &mut Command, processors: &[usize]) -> anyhow::Result<()> {
+    if processors.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for processor in processors {
+        set.set(*processor)?;
+    }
+    let confine = move || Ok(sched_setaffinity(Pid::from_raw(0), &set)?);
+    #[expect(unsafe_code)]
+    // SAFETY: one system call, which is async-signal-safe; nothing is allocated.
+    unsafe {
+        command.pre_exec(confine);
+    }
+    Ok(())
 }
 
 fn close_at_start(command: &mut Command, number: RawFd) {

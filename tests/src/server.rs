@@ -123,6 +123,13 @@ impl Server {
         self
     }
 
+    /// Lets it run on these processors only; none: on all that we may use.
+    #[must_use]
+    pub fn on_processors(mut self, processors: &[usize]) -> Self {
+        self.0.processors = processors.to_vec();
+        self
+    }
+
     /// Nothing on the command line but these.
     pub fn with_args<I, S>(args: I) -> Self
     where

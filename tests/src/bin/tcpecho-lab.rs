@@ -14,10 +14,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tcpecho_common::{Exit, Model, logging, usage};
 use tcpecho_lab::binaries;
-use tcpecho_lab::labs::{self, sweep};
+use tcpecho_lab::labs;
 use tcpecho_lab::narrate::terminal::Terminal;
 use tcpecho_lab::netns::{self, Isolated, Isolation};
 use tcpecho_lab::soak;
+use tcpecho_lab::sweep::{self, Last};
 
 const AFTER_HELP: &str = "\
 Begin with:
@@ -206,7 +207,7 @@ fn list() -> Result<ExitCode> {
 impl Soak {
     fn run(&self) -> Result<ExitCode> {
         programs_are_built()?;
-        sweep::when_interrupted()?;
+        sweep::when_interrupted(Last::Signal)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
         let seed = self.seed.unwrap_or(now.as_secs());
         let minutes = self.minutes;
@@ -251,7 +252,7 @@ impl Run {
         match place {
             Isolated::Here(place) => {
                 if place != Isolation::Namespaces {
-                    sweep::when_interrupted()?;
+                    sweep::when_interrupted(Last::Signal)?;
                 }
                 self.perform(&place)
             }

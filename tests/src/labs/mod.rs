@@ -6,7 +6,6 @@
 pub mod pair;
 mod premature_termination;
 pub mod states;
-pub mod sweep;
 
 use crate::narrate::Lab;
 
