@@ -1,6 +1,8 @@
 //! `tcpecho-lab compare`: the models, and anybody else's server, under the same loads in turn.
 
+pub mod account;
 pub mod chart;
+pub mod contestant;
 pub mod export;
 #[cfg(test)]
 mod fixture;
@@ -12,3 +14,4 @@ pub mod schedule;
 pub mod stats;
 pub mod table;
 pub mod terminal;
+pub mod workload;

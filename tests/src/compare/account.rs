@@ -1,0 +1,203 @@
+//! The books of one round: what the server's processes have used between the beginning and the end of
+//! a measurement.
+//!
+//! The load generator says when it begins to measure, and when it has; then it keeps its connections
+//! silent until we have looked. So the second look has all the time it wants. The first comes a little
+//! late, by the time it takes (a millisecond; with thousands of processes a hundred), and the load goes
+//! on meanwhile: what was used between the looks is therefore scaled to the time measured.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::{SysconfVar, sysconf};
+
+use crate::compare::result::{Cpu, Footprint, Round};
+use crate::load::report::Report;
+use crate::observe::accounts::{self, Life, Occupied, Switches, Usage};
+
+/// One look.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    server: Usage,
+    switches: Switches,
+    others: Others,
+}
+
+/// Who else uses processors.
+#[derive(Clone, Copy, Debug)]
+struct Others {
+    machine: Machine,
+    generator: Duration,
+    own: Duration,
+}
+
+/// All processors together, since the system was started.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Machine {
+    busy: Duration,
+    all: Duration,
+}
+
+impl Look {
+    /// Looks at the tree of processes below `server`, and at the load generator.
+    pub fn at(server: i32, generator: i32) -> Result<Self> {
+        Ok(Self {
+            server: accounts::usage(server).context("the server has ended")?,
+            others: Others::now(generator)?,
+            switches: accounts::switches(server),
+        })
+    }
+}
+
+impl Others {
+    fn now(generator: i32) -> Result<Self> {
+        let own = getrusage(UsageWho::RUSAGE_SELF)?;
+        let micros = |time: nix::sys::time::TimeVal| {
+            Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64)
+        };
+        Ok(Self {
+            machine: Machine::now()?,
+            generator: accounts::clock(generator).context("the load generator has ended")?,
+            own: micros(own.user_time()) + micros(own.system_time()),
+        })
+    }
+}
+
+impl Machine {
+    fn now() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+        Self::parse(&text).context("/proc/stat is not what it was")
+    }
+
+    /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; the rest is counted
+    /// there already. What a hypervisor gave to others is busy as well.
+    fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let all: u64 = ticks.get(..8)?.iter().sum();
+        Some(Self {
+            busy: time(all - ticks[3] - ticks[4]),
+            all: time(all),
+        })
+    }
+}
+
+fn time(ticks: u64) -> Duration {
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    Duration::from_secs_f64(ticks as f64 / per_second.unwrap_or(100) as f64)
+}
+
+/// All that is known of a round.
+#[derive(Clone, Debug)]
+pub struct Books {
+    /// Before the first connection.
+    pub at_rest: Occupied,
+    /// When the measurement had begun.
+    pub opened: Look,
+    /// When it was over.
+    pub closed: Look,
+    /// When it was said to be over.
+    pub silent: Instant,
+    /// With all connections open.
+    pub loaded: Occupied,
+    /// The server from beginning to end.
+    pub life: Option<Life>,
+    /// There was a connection for each message: whoever served it may have ended before a look.
+    pub connects: bool,
+}
+
+impl Books {
+    /// Round number `round`, with what the load generator has reported.
+    pub fn round(&self, round: u32, report: Report) -> Result<Round> {
+        ensure!(report.echoes > 0, "nothing came back while it was measured");
+        let (used, share) = self.closed.server.since(&self.opened.server);
+        let total = used.mul_f64(self.scale(report.measured_s));
+        let switches = self.switches(used, report.measured_s);
+        Ok(Round {
+            round,
+            measured_s: report.measured_s,
+            echoes: report.echoes,
+            bytes: report.bytes,
+            cpu: Cpu {
+                user_s: total.as_secs_f64() * share,
+                system_s: total.as_secs_f64() * (1.0 - share),
+            },
+            generator_cpu: Cpu {
+                user_s: report.generator.user_s,
+                system_s: report.generator.system_s,
+            },
+            generator_bottleneck: report.generator.bottleneck,
+            latency: if self.connects { report.first_echo } else { report.latency },
+            fairness: report.shares.fairness,
+            voluntary_switches: switches.voluntary,
+            involuntary_switches: switches.involuntary,
+            footprint: footprint(self.loaded),
+            at_rest: footprint(self.at_rest),
+            foreign_load: self.foreign_load(used),
+        })
+    }
+
+    /// What was used between the looks, times this, was used in the time measured.
+    fn scale(&self, measured_s: f64) -> f64 {
+        let looked = self.silent.saturating_duration_since(self.opened.server.at);
+        measured_s / looked.as_secs_f64().max(1e-6)
+    }
+
+    /// Those of all threads that lived at both looks; where each connection has its own process or
+    /// thread, which is gone with its switches, of those of the whole life of the server as large a
+    /// part as of its processor time.
+    fn switches(&self, used: Duration, measured_s: f64) -> Switches {
+        let (before, after) = (self.opened.switches, self.closed.switches);
+        let living = Switches {
+            voluntary: after.voluntary.saturating_sub(before.voluntary),
+            involuntary: after.involuntary.saturating_sub(before.involuntary),
+        };
+        let (whole, part) = match self.life.filter(|_| self.connects) {
+            Some(life) => (life.switches, used.as_secs_f64() / life.cpu.as_secs_f64().max(1e-6)),
+            None => (living, 1.0),
+        };
+        let scaled = |count: u64| (count as f64 * part * self.scale(measured_s)).round() as u64;
+        Switches {
+            voluntary: scaled(whole.voluntary),
+            involuntary: scaled(whole.involuntary),
+        }
+    }
+
+    /// Of all processor time that there was between the looks.
+    fn foreign_load(&self, server: Duration) -> f64 {
+        let (before, after) = (self.opened.others, self.closed.others);
+        let all = after.machine.all.saturating_sub(before.machine.all);
+        let generator = after.generator.saturating_sub(before.generator);
+        let known = server + generator + after.own.saturating_sub(before.own);
+        let busy = after.machine.busy.saturating_sub(before.machine.busy);
+        let foreign = busy.saturating_sub(known).as_secs_f64();
+        (foreign / all.as_secs_f64().max(1e-6)).clamp(0.0, 1.0)
+    }
+}
+
+/// As the results have it.
+fn footprint(occupied: Occupied) -> Footprint {
+    Footprint {
+        processes: occupied.processes,
+        threads: occupied.threads,
+        descriptors: occupied.descriptors,
+        pss: occupied.pss,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_busy_when_it_neither_idles_nor_waits_for_a_disk() {
+        let text = "cpu  100 20 30 400 50 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        let machine = Machine::parse(text).expect("as the kernel writes it");
+        assert_eq!(machine.busy, time(171));
+        assert_eq!(machine.all, time(621));
+        assert_eq!(Machine::parse("cpu  1 2 3"), None);
+        assert_eq!(Machine::parse(""), None);
+    }
+}
