@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tcpecho_common::{Exit, Model, logging, usage};
 use tcpecho_lab::binaries;
+use tcpecho_lab::compare::cli::{self, Compare};
 use tcpecho_lab::labs;
 use tcpecho_lab::narrate::terminal::Terminal;
 use tcpecho_lab::netns::{self, Isolated, Isolation};
@@ -24,6 +25,7 @@ const AFTER_HELP: &str = "\
 Begin with:
   tcpecho-lab list                          what there is to see
   tcpecho-lab run premature-termination     the server dies: who notices, and when?
+  tcpecho-lab compare                       which model needs how much, and why?
 
 Environment:
   TCPECHO_BIN_DIR    take tcpechod and tcpecho from this directory, and build nothing
@@ -67,6 +69,9 @@ enum Command {
     /// Perform demonstrations, one after the other
     #[command(after_help = RUN_HELP)]
     Run(Run),
+    /// Measure the models, and other people's servers, side by side
+    #[command(after_help = cli::HELP)]
+    Compare(Compare),
     /// Every model at once, for a long time, under everything that can happen to a server
     Soak(Soak),
 }
@@ -139,6 +144,10 @@ fn main() -> ExitCode {
         None => teach(),
         Some(Command::List) => list(),
         Some(Command::Run(run)) => run.isolated(),
+        Some(Command::Compare(compare)) => {
+            let width = columns(&io::stdout());
+            compare.run(width).map(ExitCode::from)
+        }
         Some(Command::Soak(soak)) => soak.run(),
     };
     result.unwrap_or_else(|error| {

@@ -75,7 +75,10 @@ impl Machine {
     /// there already. What a hypervisor gave to others is busy as well.
     fn parse(text: &str) -> Option<Self> {
         let line = text.lines().next()?.strip_prefix("cpu ")?;
-        let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+        let ticks: Vec<u64> = line
+            .split_whitespace()
+            .map_while(|word| word.parse().ok())
+            .collect();
         let all: u64 = ticks.get(..8)?.iter().sum();
         Some(Self {
             busy: time(all - ticks[3] - ticks[4]),
@@ -129,7 +132,11 @@ impl Books {
                 system_s: report.generator.system_s,
             },
             generator_bottleneck: report.generator.bottleneck,
-            latency: if self.connects { report.first_echo } else { report.latency },
+            latency: if self.connects {
+                report.first_echo
+            } else {
+                report.latency
+            },
             fairness: report.shares.fairness,
             voluntary_switches: switches.voluntary,
             involuntary_switches: switches.involuntary,
@@ -155,7 +162,10 @@ impl Books {
             involuntary: after.involuntary.saturating_sub(before.involuntary),
         };
         let (whole, part) = match self.life.filter(|_| self.connects) {
-            Some(life) => (life.switches, used.as_secs_f64() / life.cpu.as_secs_f64().max(1e-6)),
+            Some(life) => (
+                life.switches,
+                used.as_secs_f64() / life.cpu.as_secs_f64().max(1e-6),
+            ),
             None => (living, 1.0),
         };
         let scaled = |count: u64| (count as f64 * part * self.scale(measured_s)).round() as u64;

@@ -59,7 +59,10 @@ pub fn model(text: &str) -> Result<Candidate, String> {
         ));
     }
     Ok(Candidate {
-        name: std::iter::once(name).chain(flags.clone()).collect::<Vec<_>>().join(" "),
+        name: std::iter::once(name)
+            .chain(flags.clone())
+            .collect::<Vec<_>>()
+            .join(" "),
         kind: Kind::Ours { model, flags },
     })
 }
@@ -85,7 +88,12 @@ pub fn server(text: &str) -> Result<Candidate, String> {
             "nothing says which port it is to listen on: write {PORT} where the number belongs"
         ));
     }
-    Ok(Candidate { name, kind: Kind::Foreign { command: command.trim().to_owned() } })
+    Ok(Candidate {
+        name,
+        kind: Kind::Foreign {
+            command: command.trim().to_owned(),
+        },
+    })
 }
 
 /// The program, and behind it the first argument if that is no flag: `python3 echo.py`.
@@ -115,7 +123,13 @@ pub fn unique(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
 
 /// A model with nothing else.
 pub fn plain(model: Model) -> Candidate {
-    Candidate { name: model.name().to_owned(), kind: Kind::Ours { model, flags: Vec::new() } }
+    Candidate {
+        name: model.name().to_owned(),
+        kind: Kind::Ours {
+            model,
+            flags: Vec::new(),
+        },
+    }
 }
 
 impl Candidate {
@@ -129,15 +143,23 @@ impl Candidate {
 
     /// Its workers, where there are any to speak of.
     pub fn workers(&self) -> Option<u64> {
-        let Kind::Ours { model, flags } = &self.kind else { return None };
-        let default = if model.serves() == Serves::Workers { POOL } else { 1 };
+        let Kind::Ours { model, flags } = &self.kind else {
+            return None;
+        };
+        let default = if model.serves() == Serves::Workers {
+            POOL
+        } else {
+            1
+        };
         model.default_workers()?;
         Some(given_workers(flags).unwrap_or(default))
     }
 
     /// What else stands on the command line of one of ours.
     fn flags(&self) -> Vec<String> {
-        let Kind::Ours { model, flags } = &self.kind else { return Vec::new() };
+        let Kind::Ours { model, flags } = &self.kind else {
+            return Vec::new();
+        };
         let mut all = flags.clone();
         if model.serves() == Serves::Workers && given_workers(flags).is_none() {
             all.extend(["--workers".to_owned(), POOL.to_string()]);
@@ -174,31 +196,55 @@ impl Candidate {
             name: self.name.clone(),
             command: self.command(),
             foreign: self.model().is_none(),
-            structure: self.model().map_or_else(unknown, |model| structure(model, self.workers())),
+            structure: self
+                .model()
+                .map_or_else(unknown, |model| structure(model, self.workers())),
             workers: self.workers(),
-            buffers: self.model().map_or_else(unknown, |model| buffers(model).to_owned()),
+            buffers: self
+                .model()
+                .map_or_else(unknown, |model| buffers(model).to_owned()),
             serves: self.serves(),
         }
     }
 
-    /// Starts it on these processors, under `prefix` (strace), and waits until it accepts.
+    /// Starts it on these processors, with so many descriptors, under `prefix` (strace), and waits until
+    /// it accepts.
     ///
     /// Error: it ends, or does not listen within 10 s; in one line, with its own last words.
-    pub fn start(&self, processors: &[usize], prefix: &[&str]) -> Result<Running> {
-        let ready = |server: Server| server.on_processors(processors).under(prefix);
+    pub fn start(
+        &self,
+        processors: &[usize],
+        descriptors: u64,
+        prefix: &[&str],
+    ) -> Result<Running> {
+        let ready = |server: Server| {
+            let server = server.on_processors(processors).under(prefix);
+            server.limit_descriptors(descriptors, descriptors)
+        };
         match &self.kind {
             Kind::Ours { model, .. } => {
-                let server = self.flags().into_iter().fold(Server::model(*model), Server::arg);
+                let server = self
+                    .flags()
+                    .into_iter()
+                    .fold(Server::model(*model), Server::arg);
                 let server = ready(server).start().map_err(|error| in_a_line(&error))?;
-                Ok(Running { address: server.address(), server: Process::Ours(server) })
+                Ok(Running {
+                    address: server.address(),
+                    server: Process::Ours(server),
+                })
             }
             Kind::Foreign { command } => {
                 let port = free_port()?;
                 let command = command.replace(PORT, &port.to_string());
                 let server = Server::plain("/bin/sh", ["-c", &command]);
-                let server = ready(server).stdout_to(Target::open("/dev/null")?).launch()?;
+                let server = ready(server)
+                    .stdout_to(Target::open("/dev/null")?)
+                    .launch()?;
                 let address = accepts(&server, port)?;
-                Ok(Running { address, server: Process::Foreign(server) })
+                Ok(Running {
+                    address,
+                    server: Process::Foreign(server),
+                })
             }
         }
     }
@@ -206,7 +252,10 @@ impl Candidate {
 
 fn given_workers(flags: &[String]) -> Option<u64> {
     let at = |flag: &String| flag.strip_prefix("--workers").map(str::to_owned);
-    let (place, value) = flags.iter().enumerate().find_map(|(n, flag)| Some((n, at(flag)?)))?;
+    let (place, value) = flags
+        .iter()
+        .enumerate()
+        .find_map(|(n, flag)| Some((n, at(flag)?)))?;
     match value.strip_prefix('=') {
         Some(value) => value.parse().ok(),
         None => flags.get(place + 1)?.parse().ok(),
@@ -230,13 +279,24 @@ fn accepts(server: &Launched, port: u16) -> Result<SocketAddr> {
     ];
     let look = || {
         // Asked in this order: who has ended accepts no more.
-        let ended = server.status().map(|status| Err(anyhow!("it ended at once: {status}")));
-        let open = addresses.iter().find(|address| TcpStream::connect(address).is_ok());
+        let ended = server
+            .status()
+            .map(|status| Err(anyhow!("it ended at once: {status}")));
+        let open = addresses
+            .iter()
+            .find(|address| TcpStream::connect(address).is_ok());
         open.copied().map(Ok).or(ended)
     };
-    let what = || anyhow!("it does not accept on port {port} within {} s", PROMPTLY.as_secs());
+    let what = || {
+        anyhow!(
+            "it does not accept on port {port} within {} s",
+            PROMPTLY.as_secs()
+        )
+    };
     let found = eventually("a connection", PROMPTLY, look).map_err(|_| what());
-    found.and_then(|address| address).map_err(|error| with_last_words(&error, server))
+    found
+        .and_then(|address| address)
+        .map_err(|error| with_last_words(&error, server))
 }
 
 /// The last line it has said on stderr stands behind the error.
@@ -251,7 +311,9 @@ pub fn with_last_words(error: &impl fmt::Display, server: &Program) -> anyhow::E
 /// Of a transcript the error and what was said last.
 fn in_a_line(error: &anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
-    let mut said = text.lines().filter_map(|line| line.strip_prefix("stderr | "));
+    let mut said = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("stderr | "));
     let first = text.lines().next().unwrap_or_default();
     match said.next_back() {
         Some(said) => anyhow!("{first} ({said})"),
@@ -296,14 +358,21 @@ impl Running {
 
     /// Waits for its end after [`tell_to_end`](Self::tell_to_end). Error: it had to be killed.
     pub fn ended<T>(&self, probe: impl FnMut() -> Option<T>) -> Result<T> {
-        eventually("its end", STOPPED_WITHIN, probe)
-            .map_err(|_| anyhow!("SIGTERM did not end it within {} s", STOPPED_WITHIN.as_secs()))
+        eventually("its end", STOPPED_WITHIN, probe).map_err(|_| {
+            anyhow!(
+                "SIGTERM did not end it within {} s",
+                STOPPED_WITHIN.as_secs()
+            )
+        })
     }
 
     /// Fails if it has ended.
     pub fn still_lives(&self) -> Result<()> {
         match self.status() {
-            Some(status) => bail!(with_last_words(&format!("the server has ended: {status}"), self)),
+            Some(status) => bail!(with_last_words(
+                &format!("the server has ended: {status}"),
+                self
+            )),
             None => Ok(()),
         }
     }
@@ -347,9 +416,18 @@ mod tests {
         let plain = model("reactor").expect("a model");
         assert_eq!((plain.name.as_str(), plain.workers()), ("reactor", Some(1)));
         let many = model(" reactor  --workers 2").expect("a model");
-        assert_eq!((many.name.as_str(), many.workers()), ("reactor --workers 2", Some(2)));
-        assert_eq!(many.described().structure, "2 threads, epoll, and one that accepts");
-        assert_eq!(many.command(), "tcpechod --model reactor --workers 2 --bind 127.0.0.1 0");
+        assert_eq!(
+            (many.name.as_str(), many.workers()),
+            ("reactor --workers 2", Some(2))
+        );
+        assert_eq!(
+            many.described().structure,
+            "2 threads, epoll, and one that accepts"
+        );
+        assert_eq!(
+            many.command(),
+            "tcpechod --model reactor --workers 2 --bind 127.0.0.1 0"
+        );
         assert_eq!(model("fork").expect("a model").workers(), None);
     }
 
@@ -366,7 +444,11 @@ mod tests {
     #[test]
     fn what_is_no_model_is_answered_with_a_way_out() {
         assert!(model("forks").expect_err("none").contains("fork, exec"));
-        assert!(model("reactor poll").expect_err("no comma").contains("comma"));
+        assert!(
+            model("reactor poll")
+                .expect_err("no comma")
+                .contains("comma")
+        );
         assert!(model("").expect_err("nothing").contains("reactor"));
     }
 
@@ -375,20 +457,38 @@ mod tests {
         for (text, name, command) in [
             ("./echo {port}", "echo", "./echo {port}"),
             ("go=/opt/echo -p {port}", "go", "/opt/echo -p {port}"),
-            ("python3 lib/echo.py {port}", "python3 echo.py", "python3 lib/echo.py {port}"),
-            ("socat TCP-LISTEN:{port},fork PIPE", "socat", "socat TCP-LISTEN:{port},fork PIPE"),
+            (
+                "python3 lib/echo.py {port}",
+                "python3 echo.py",
+                "python3 lib/echo.py {port}",
+            ),
+            (
+                "socat TCP-LISTEN:{port},fork PIPE",
+                "socat",
+                "socat TCP-LISTEN:{port},fork PIPE",
+            ),
             ("echo --port={port}", "echo", "echo --port={port}"),
         ] {
             let candidate = server(text).expect(text);
-            assert_eq!((candidate.name.as_str(), candidate.command().as_str()), (name, command));
+            assert_eq!(
+                (candidate.name.as_str(), candidate.command().as_str()),
+                (name, command)
+            );
         }
         assert!(server("./echo 7").expect_err("no port").contains(PORT));
     }
 
     #[test]
     fn who_takes_part_twice_has_two_names() {
-        let twice = unique(vec![plain(Model::Fork), plain(Model::Poll), plain(Model::Fork)]);
-        let names: Vec<_> = twice.iter().map(|candidate| candidate.name.as_str()).collect();
+        let twice = unique(vec![
+            plain(Model::Fork),
+            plain(Model::Poll),
+            plain(Model::Fork),
+        ]);
+        let names: Vec<_> = twice
+            .iter()
+            .map(|candidate| candidate.name.as_str())
+            .collect();
         assert_eq!(names, ["fork", "poll", "fork #2"]);
     }
 
@@ -400,6 +500,9 @@ mod tests {
             assert!(!described.foreign && described.command.contains(model.name()));
         }
         let foreign = server("x {port}").expect("a server").described();
-        assert_eq!((foreign.foreign, foreign.structure.as_str()), (true, "unknown"));
+        assert_eq!(
+            (foreign.foreign, foreign.structure.as_str()),
+            (true, "unknown")
+        );
     }
 }

@@ -2,14 +2,18 @@
 
 pub mod account;
 pub mod chart;
+pub mod cli;
 pub mod contestant;
+pub mod environment;
 pub mod export;
 #[cfg(test)]
 mod fixture;
 pub mod judge;
 mod markup;
+pub mod measure;
 pub mod ranking;
 pub mod result;
+pub mod run;
 pub mod schedule;
 pub mod stats;
 pub mod table;

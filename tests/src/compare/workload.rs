@@ -145,14 +145,24 @@ impl Task {
     }
 
     /// The arguments of the load generator behind the address.
-    pub fn arguments(&self, point: Option<u64>, duration: Duration, warmup: Duration) -> Vec<String> {
+    pub fn arguments(
+        &self,
+        point: Option<u64>,
+        duration: Duration,
+        warmup: Duration,
+    ) -> Vec<String> {
         let ms = |time: Duration| format!("{}ms", time.as_millis());
         let mut words = vec!["-c".to_owned(), self.connections.to_string()];
         words.extend(self.flags.iter().map(|flag| (*flag).to_owned()));
         if let Some(idle) = point {
             words.extend(["--idle".to_owned(), idle.to_string()]);
         }
-        words.extend(["-d".to_owned(), ms(duration), "--warmup".to_owned(), ms(warmup)]);
+        words.extend([
+            "-d".to_owned(),
+            ms(duration),
+            "--warmup".to_owned(),
+            ms(warmup),
+        ]);
         words
     }
 
@@ -169,7 +179,12 @@ impl Task {
 
     /// Why this candidate cannot do this here by its nature, if it cannot. `descriptors`: as many as a
     /// process may have.
-    pub fn cannot(&self, point: Option<u64>, candidate: &Candidate, descriptors: u64) -> Option<String> {
+    pub fn cannot(
+        &self,
+        point: Option<u64>,
+        candidate: &Candidate,
+        descriptors: u64,
+    ) -> Option<String> {
         let wanted = self.all_connections(point);
         let needed = wanted + SPARE_DESCRIPTORS;
         if needed > descriptors {
@@ -178,9 +193,13 @@ impl Task {
             ));
         }
         // Where each connection ends after its message, those who wait have their turn.
-        let serves = candidate.serves().filter(|serves| *serves < wanted && !self.connects())?;
+        let serves = candidate
+            .serves()
+            .filter(|serves| *serves < wanted && !self.connects())?;
         let client = if serves == 1 { "client" } else { "clients" };
-        Some(format!("serves {serves} {client} at a time, here are {wanted}"))
+        Some(format!(
+            "serves {serves} {client} at a time, here are {wanted}"
+        ))
     }
 
     /// As the results have it, for these points.
@@ -218,8 +237,13 @@ mod tests {
     fn company_is_what_the_flags_say() {
         for task in ALL {
             let beside = ["--never-read", "--firehose", "--slow", "--idle"];
-            let numbers = task.flags.windows(2).filter(|pair| beside.contains(&pair[0]));
-            let said: u64 = numbers.map(|pair| pair[1].parse::<u64>().expect("a number")).sum();
+            let numbers = task
+                .flags
+                .windows(2)
+                .filter(|pair| beside.contains(&pair[0]));
+            let said: u64 = numbers
+                .map(|pair| pair[1].parse::<u64>().expect("a number"))
+                .sum();
             assert_eq!(said, task.company, "{}", task.name);
         }
     }
@@ -246,7 +270,10 @@ mod tests {
 
     #[test]
     fn a_limit_of_descriptors_is_told_of() {
-        let (task, who) = (find("connections").expect("one"), server("x {port}").expect("one"));
+        let (task, who) = (
+            find("connections").expect("one"),
+            server("x {port}").expect("one"),
+        );
         let why = task.cannot(None, &who, 1024).expect("too few");
         assert!(why.contains("5032") && why.contains("1024"), "{why}");
     }

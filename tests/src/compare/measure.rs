@@ -1,0 +1,445 @@
+//! One measurement: starts a server, waits until it accepts and is at rest, puts it under load, looks
+//! into its books, stops it, and sees that nothing is left of it.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, read};
+
+use crate::compare::account::{Books, Look};
+use crate::compare::contestant::{Candidate, Running, with_last_words};
+use crate::compare::result::{Calls, Round};
+use crate::compare::run::{Executor, Job};
+use crate::load::report::{Event, Outcome, Report};
+use crate::observe::accounts::{self, Life, Occupied};
+use crate::observe::processes;
+use crate::observe::rest::is_at_rest;
+use crate::program::{Ends, Program, Recipe, Target, Which};
+use crate::sweep;
+use crate::wait::eventually;
+
+/// How long a server may go on with what it does after it has begun to accept, before that counts as
+/// its rest.
+const SETTLED_WITHIN: Duration = Duration::from_millis(500);
+
+/// The load generator has limits of its own for everything; who keeps silent for longer hangs.
+const SILENT_AT_MOST: Duration = Duration::from_secs(60);
+
+/// What counts system calls. Signals are for the server, not for strace (`-I3`).
+pub const STRACE: [&str; 4] = ["strace", "-f", "-c", "-I3"];
+
+/// Which processors are for whom; empty: all, together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The server's.
+    pub server: Vec<usize>,
+    /// The load generator's.
+    pub load: Vec<usize>,
+}
+
+impl Places {
+    /// The last for the load generator, all others for the server; with one only, no division.
+    pub fn of(processors: &[usize]) -> Self {
+        match processors {
+            [server @ .., load] if !server.is_empty() => Self {
+                server: server.to_vec(),
+                load: vec![*load],
+            },
+            _ => Self::default(),
+        }
+    }
+}
+
+/// Makes the measurements for real.
+#[derive(Debug)]
+pub struct Bench {
+    places: Places,
+    duration: Duration,
+    descriptors: u64,
+    /// System calls of a server that only starts and ends.
+    idle_calls: HashMap<String, Counts>,
+    /// What was odd, and made no figure wrong.
+    pub warnings: Vec<String>,
+}
+
+/// How often each system call was made.
+type Counts = HashMap<String, u64>;
+
+impl Bench {
+    /// Measures for so long each time; `descriptors` is the limit for both sides.
+    pub fn new(places: Places, duration: Duration, descriptors: u64) -> Self {
+        Self {
+            places,
+            duration,
+            descriptors,
+            idle_calls: HashMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Starts it, and ends it. Error: why that cannot be done, in one line.
+    pub fn try_out(&mut self, candidate: &Candidate) -> Result<()> {
+        let server = self.start(candidate, &[])?;
+        self.stop(candidate, server).map(drop)
+    }
+
+    fn start(&self, candidate: &Candidate, prefix: &[&str]) -> Result<Running> {
+        candidate.start(&self.places.server, self.descriptors, prefix)
+    }
+
+    fn round(&self, job: &Job<'_>, server: &Running) -> Result<Measured> {
+        let at_rest = at_rest(server);
+        let warmup = job.task.warmup(job.point);
+        let mut load = self.load(job, server, warmup)?;
+        load.expect("Measuring", |event| {
+            matches!(event, Event::Measuring { .. })
+        })?;
+        let opened = Look::at(server.leader(), load.program.pid())?;
+        load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
+        let silent = Instant::now();
+        let closed = Look::at(server.leader(), load.program.pid())?;
+        let loaded = accounts::occupied(server.leader());
+        let report = load.let_go()?.report()?;
+        Ok(Measured {
+            at_rest,
+            opened,
+            closed,
+            silent,
+            loaded,
+            report,
+        })
+    }
+
+    fn load(&self, job: &Job<'_>, server: &Running, warmup: Duration) -> Result<Load> {
+        let address = server.address;
+        let mut words = vec![address.ip().to_string(), address.port().to_string()];
+        words.extend(job.task.arguments(job.point, self.duration, warmup));
+        words.extend(["--json-stream", "--hold"].map(str::to_owned));
+        Load::start(&words, &self.places.load, self.descriptors)
+    }
+
+    /// Ends it, and everything it has started. What it needed from beginning to end.
+    fn stop(&mut self, candidate: &Candidate, server: Running) -> Result<Option<Life>> {
+        let leader = server.leader();
+        server.still_lives()?;
+        server.tell_to_end()?;
+        let ended = server.ended(|| accounts::life(leader));
+        if let Err(error) = &ended {
+            self.warn(format!("{}: {error}; it was killed", candidate.name));
+        } else {
+            server.ended(|| server.status())?;
+        }
+        drop(server);
+        self.leave_nothing(candidate);
+        Ok(ended.ok())
+    }
+
+    /// Kills whoever is left of a server, and waits for those who became our children.
+    fn leave_nothing(&mut self, candidate: &Candidate) {
+        let own = std::process::id() as i32;
+        let left = processes::children(own);
+        let alive: Vec<_> = left.iter().filter(|process| process.state != 'Z').collect();
+        if !alive.is_empty() && !self.is_interrupted() {
+            let names: Vec<_> = alive.iter().map(|process| process.comm.as_str()).collect();
+            self.warn(format!(
+                "{} left processes behind: {}",
+                candidate.name,
+                names.join(", ")
+            ));
+        }
+        for process in &left {
+            for descendant in processes::tree(process.pid) {
+                let _ = kill(Pid::from_raw(descendant.pid), Signal::SIGKILL);
+            }
+            let _ = waitpid(Pid::from_raw(process.pid), None);
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        if !self.warnings.contains(&text) {
+            self.warnings.push(text);
+        }
+    }
+
+    /// System calls of a server with this job, or of one that only starts and ends.
+    fn counts(&mut self, candidate: &Candidate, job: Option<&Job<'_>>) -> Result<(Counts, u64)> {
+        let server = self.start(candidate, &STRACE)?;
+        let mut echoes = 0;
+        if let Some(job) = job {
+            let mut load = self.load(job, &server, Duration::ZERO)?;
+            load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
+            echoes = load.let_go()?.report()?.echoes;
+        }
+        server.tell_to_end()?;
+        server.ended(|| server.status())?;
+        let counts = counts_in(&server.stderr());
+        drop(server);
+        self.leave_nothing(candidate);
+        Ok((counts, echoes))
+    }
+}
+
+/// What a round has brought, as long as the server lives.
+struct Measured {
+    at_rest: Occupied,
+    opened: Look,
+    closed: Look,
+    silent: Instant,
+    loaded: Occupied,
+    report: Report,
+}
+
+impl Executor for Bench {
+    fn measure(&mut self, job: &Job<'_>) -> Result<Round> {
+        let server = self.start(job.candidate, &[])?;
+        let measured = self.round(job, &server);
+        let measured = match (measured, server.still_lives()) {
+            (Ok(measured), _) => measured,
+            // Why it has ended is more than what the others noticed of it.
+            (Err(_), Err(ended)) => {
+                drop(server);
+                self.leave_nothing(job.candidate);
+                return Err(ended);
+            }
+            (Err(error), Ok(())) => {
+                let error = with_last_words(&format!("{error:#}"), &server);
+                self.stop(job.candidate, server)?;
+                return Err(error);
+            }
+        };
+        let life = self.stop(job.candidate, server)?;
+        let books = Books {
+            at_rest: measured.at_rest,
+            opened: measured.opened,
+            closed: measured.closed,
+            silent: measured.silent,
+            loaded: measured.loaded,
+            life,
+            connects: job.task.connects(),
+        };
+        books.round(job.round, measured.report)
+    }
+
+    /// Of the whole run, less what the server does without any client.
+    fn count_calls(&mut self, job: &Job<'_>) -> Result<Calls> {
+        let name = &job.candidate.name;
+        if !self.idle_calls.contains_key(name) {
+            let (counts, _) = self.counts(job.candidate, None)?;
+            self.idle_calls.insert(name.clone(), counts);
+        }
+        let (mut counts, echoes) = self.counts(job.candidate, Some(job))?;
+        for (call, idle) in &self.idle_calls[name] {
+            counts
+                .entry(call.clone())
+                .and_modify(|count| *count = count.saturating_sub(*idle));
+        }
+        calls(&counts, echoes)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        sweep::interrupted().is_some()
+    }
+}
+
+/// What it occupies once it has done what a start brings with it: workers are forked, pages read.
+fn at_rest(server: &Running) -> Occupied {
+    let leader = server.leader();
+    // One that never rests is taken as it is.
+    let _ = eventually("rest", SETTLED_WITHIN, || is_at_rest(leader).then_some(()));
+    accounts::occupied(leader)
+}
+
+/// Names that take less than a hundredth of an echo are left out.
+fn calls(counts: &Counts, echoes: u64) -> Result<Calls> {
+    if echoes == 0 || counts.is_empty() {
+        bail!("nothing was counted");
+    }
+    let each = |count: u64| count as f64 / echoes as f64;
+    let mut by_name: Vec<(String, f64)> = counts
+        .iter()
+        .map(|(name, count)| (name.clone(), each(*count)))
+        .collect();
+    by_name.retain(|(_, each)| *each >= 0.01);
+    by_name.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    Ok(Calls {
+        per_echo: each(counts.values().sum()),
+        by_name,
+        echoes,
+    })
+}
+
+/// The table of `strace -c`: the fourth column, and the last.
+fn counts_in(text: &str) -> Counts {
+    let row = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (Some(count), Some(name)) = (fields.get(3), fields.last()) else {
+            return None;
+        };
+        let is_row = matches!(fields.len(), 5 | 6) && fields[0].parse::<f64>().is_ok();
+        (is_row && *name != "total").then_some(((*name).to_owned(), count.parse().ok()?))
+    };
+    let table = text.rsplit("% time").next().unwrap_or_default();
+    table.lines().filter_map(row).collect()
+}
+
+/// The load generator at work.
+struct Load {
+    program: Program,
+    events: OwnedFd,
+    unread: Vec<u8>,
+    last: Option<Event>,
+}
+
+impl Load {
+    fn start(words: &[String], processors: &[usize], descriptors: u64) -> Result<Self> {
+        let (events, theirs) = Target::pipe()?;
+        let mut recipe = Recipe::new(Which::Ours("tcpecho-load"));
+        recipe.args = words.iter().map(Into::into).collect();
+        recipe.processors = processors.to_vec();
+        recipe.descriptors = Some((descriptors, descriptors));
+        recipe.given[1] = Some(theirs);
+        let program = recipe.start(Ends::Pipes, None)?;
+        // Its end of the pipe is the only one now, so that its end is the end of the pipe.
+        drop(recipe);
+        Ok(Self {
+            program,
+            events,
+            unread: Vec::new(),
+            last: None,
+        })
+    }
+
+    /// Waits for an event. Error: the run has ended without it.
+    fn expect(&mut self, what: &str, is_it: impl Fn(&Event) -> bool) -> Result<()> {
+        while let Some(event) = self.next()? {
+            if is_it(&event) {
+                return Ok(());
+            }
+            self.last = Some(event);
+        }
+        self.ended_well()?;
+        bail!("the load generator has ended without saying {what}")
+    }
+
+    /// Lets it close its connections, and waits for its end.
+    fn let_go(mut self) -> Result<Self> {
+        let stdin = self.program.take_stdin().context("its stdin is a pipe")?;
+        // It may have ended by itself.
+        let _ = std::fs::File::from(stdin).write_all(b"\n");
+        while let Some(event) = self.next()? {
+            self.last = Some(event);
+        }
+        Ok(self)
+    }
+
+    /// What it has found, if all went well.
+    fn report(mut self) -> Result<Report> {
+        self.ended_well()?;
+        match self.last.take() {
+            Some(Event::End { report }) => Ok(*report),
+            _ => bail!("the load generator has ended without a report"),
+        }
+    }
+
+    /// Error: what went wrong, as it says it itself.
+    fn ended_well(&self) -> Result<()> {
+        let wrong = |report: &Report| {
+            let first = report.errors.first().map(|failure| failure.first.clone());
+            first.filter(|_| report.outcome == Outcome::Failed)
+        };
+        let told = match &self.last {
+            Some(Event::End { report }) => wrong(report),
+            _ => None,
+        };
+        let status = self.program.wait(SILENT_AT_MOST)?;
+        match told {
+            Some(first) => Err(anyhow!(first)),
+            None if status.success() => Ok(()),
+            None => Err(with_last_words(
+                &format!("tcpecho-load: {status}"),
+                &self.program,
+            )),
+        }
+    }
+
+    /// The next line; None at the end.
+    fn next(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .context("what the load generator says is not JSON");
+            }
+            if self.read()? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<usize> {
+        let patience = PollTimeout::try_from(SILENT_AT_MOST)?;
+        let mut buffer = [0; 16 * 1024];
+        let mut fds = [PollFd::new(
+            std::os::fd::AsFd::as_fd(&self.events),
+            PollFlags::POLLIN,
+        )];
+        if poll(&mut fds, patience)? == 0 {
+            bail!(
+                "the load generator has said nothing for {} s",
+                SILENT_AT_MOST.as_secs()
+            );
+        }
+        match read(&self.events, &mut buffer) {
+            Err(Errno::EINTR) => self.read(),
+            n => {
+                let n = n?;
+                self.unread.extend_from_slice(&buffer[..n]);
+                Ok(n)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_processor_is_for_the_load() {
+        let places = Places::of(&[0, 2, 3]);
+        assert_eq!((places.server, places.load), (vec![0, 2], vec![3]));
+        assert_eq!(Places::of(&[5]), Places::default());
+        assert_eq!(Places::of(&[]), Places::default());
+    }
+
+    #[test]
+    fn the_table_of_strace_is_read() {
+        let text = "\
+strace: Process 25538 attached
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ------------------
+ 60.00    0.000100           0      2000           read
+ 40.00    0.000010           0        40         3 epoll_wait
+------ ----------- ----------- --------- --------- ------------------
+100.00    0.000110           0      2040         3 total
+";
+        let counts = counts_in(text);
+        assert_eq!(
+            (counts.len(), counts["read"], counts["epoll_wait"]),
+            (2, 2000, 40)
+        );
+        let calls = calls(&counts, 1000).expect("some");
+        assert!((calls.per_echo - 2.04).abs() < 1e-9);
+        assert_eq!(calls.by_name[0], ("read".to_owned(), 2.0));
+        assert!(super::calls(&counts, 0).is_err());
+        assert!(counts_in("").is_empty());
+    }
+}
