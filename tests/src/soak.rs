@@ -37,6 +37,9 @@ const SHIFTS_PER_SERVER: usize = 4;
 /// How long a stopping server may take.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// How long a server may take to tell what has become of a connection that was lost.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
 /// What became of one contestant.
 #[derive(Debug)]
 pub struct Row {
@@ -178,10 +181,9 @@ impl Row {
         let mut peer = Peer::connect(server.address())?;
         self.tally.connections.fetch_add(1, Relaxed);
         let result = talk.hold(&mut peer, chance).with_context(|| {
-            let told = server.stderr();
             let name = peer.local().to_string();
-            let lines: Vec<_> = told.lines().filter(|line| line.contains(&name)).collect();
-            format!("the server says {lines:#?}")
+            let lines = lines_about(server, &name);
+            format!("the server says of {name} {lines:#?}")
         });
         self.tally.bytes.fetch_add(peer.received(), Relaxed);
         if result.is_ok() && matches!(talk, Talk::Reset { .. }) {
@@ -279,6 +281,20 @@ impl Row {
     fn lost(&self, what: String) {
         lock(&self.tally.losses).push(what);
     }
+}
+
+/// What the server has printed of a client, after a while in which it may tell of its end.
+fn lines_about(server: &ServerProcess, name: &str) -> Vec<String> {
+    let lines = || -> Vec<String> {
+        let told = server.stderr();
+        let lines = told.lines().filter(|line| line.contains(name));
+        lines.map(str::to_owned).collect()
+    };
+    let ended = || {
+        let told = lines();
+        (told.len() > 1).then_some(told)
+    };
+    eventually("the server's account", LAST_WORDS, ended).unwrap_or_else(|_| lines())
 }
 
 /// The end of what it has printed: it has said much by then.
@@ -408,7 +424,12 @@ fn kill_one(server: &ServerProcess, contestant: Contestant, cuts: &AtomicU64, ch
         // It may have ended; nobody but the server waits for it, and its pid is not given away so
         // soon.
         let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
-        // Again, for conversations that have begun between the two.
+        // Until it has run again to die, it may accept another.
+        let _ = eventually("its death", PATIENCE, || {
+            let dead = processes::look(child.pid).is_none_or(|process| process.state == 'Z');
+            dead.then_some(())
+        });
+        // Again, for conversations that have begun in between.
         cuts.fetch_add(1, Relaxed);
     }
 }

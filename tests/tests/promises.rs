@@ -591,5 +591,6 @@ fn memory(server: &ServerProcess) -> Memory {
         .fold(Memory::default(), |sum, memory| Memory {
             rss: sum.rss + memory.rss,
             anonymous: sum.anonymous + memory.anonymous,
+            pss: sum.pss + memory.pss,
         })
 }

@@ -39,7 +39,7 @@ const BUDGET: Duration = Duration::from_secs(80);
 const QUICK_BUDGET: Duration = Duration::from_secs(25);
 
 /// How long is measured at most, and at least.
-const LONGEST: Duration = Duration::from_millis(1000);
+const LONGEST: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(200);
 
 /// How long a run takes in which system calls are counted, beside the time measured.
@@ -270,7 +270,7 @@ impl Compare {
         }
         let status = Status::new();
         let cells = run(&plan, &mut bench, &mut |job, done, total| {
-            status.show(job, done, total)
+            status.show(job, done, total);
         });
         status.clear();
         remarks.extend(bench.warnings.iter().cloned());

@@ -9,7 +9,7 @@ mod conduct;
 mod sweep;
 mod unable;
 
-use super::place::{Measured, Place, places_of, unit};
+use super::place::{Measured, Place, places_of};
 use crate::compare::result::{Comparison, Measure, Ratio, Workload};
 use crate::figures;
 
@@ -49,7 +49,7 @@ fn least_cpu(place: &Place<'_>, ratios: &[Ratio]) -> Vec<String> {
     let Some(best) = place.measured.first() else {
         return Vec::new();
     };
-    let (at, unit) = (place.name(), unit(place.workload));
+    let (at, unit) = (place.name(), place.workload.per());
     let cost = figures::time_us(best.summary.cpu_us.median);
     let ratios = found(place, ratios, Measure::Cpu);
     if ratios.is_empty() {
@@ -132,7 +132,7 @@ fn needs_more(place: &Place<'_>, more: &[&Ratio], best: &Measured<'_>) -> Vec<St
 }
 
 fn explanation(place: &Place<'_>, ratio: &Ratio, best: &Measured<'_>) -> String {
-    let unit = unit(place.workload);
+    let unit = place.workload.per();
     let times = format!("{} ({}) times", figures::plain(ratio.ratio), spanned(ratio));
     let who = place
         .measured

@@ -39,9 +39,6 @@ pub fn places_of<'a>(comparison: &'a Comparison, workload: &'a Workload) -> Vec<
             .iter()
             .filter(|cell| cell.workload == workload.name)
     };
-    let mut points: Vec<_> = cells().map(|cell| cell.point).collect();
-    points.sort_unstable();
-    points.dedup();
     let place = |point| Place {
         workload,
         point,
@@ -52,20 +49,7 @@ pub fn places_of<'a>(comparison: &'a Comparison, workload: &'a Workload) -> Vec<
                 .collect(),
         ),
     };
-    points.into_iter().map(place).collect()
-}
-
-/// Does a load move streams instead of messages?
-pub fn is_bulk(workload: &Workload) -> bool {
-    workload
-        .command
-        .split_whitespace()
-        .any(|word| word == "--bulk")
-}
-
-/// What CPU time is divided by.
-pub fn unit(workload: &Workload) -> &'static str {
-    if is_bulk(workload) { "64 KiB" } else { "echo" }
+    comparison.points(workload).into_iter().map(place).collect()
 }
 
 fn measured(cell: &Cell) -> Option<Measured<'_>> {

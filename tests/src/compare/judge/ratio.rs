@@ -1,6 +1,6 @@
 //! How contestants stand to the best of them, from rounds with the same number.
 
-use super::place::{Measured, Place, is_bulk, places};
+use super::place::{Measured, Place, places};
 use super::summary::{cpu_us, percentile, rate};
 use crate::compare::result::{Cell, Comparison, Measure, Ratio, Round};
 use crate::compare::stats::{LEAST_CONFIDENCE, Paired, paired_ratio};
@@ -33,7 +33,7 @@ fn ratio(
     other: &Measured<'_>,
     best: &Measured<'_>,
 ) -> Option<Ratio> {
-    let paired = compared(other.cell, best.cell, measure, is_bulk(place.workload))?.paired;
+    let paired = compared(other.cell, best.cell, measure, place.workload.is_bulk())?.paired;
     Some(Ratio {
         workload: place.workload.name.clone(),
         point: place.point,

@@ -1,7 +1,7 @@
 //! What makes figures doubtful, and what to do about it: one sentence for the one, one for the other.
 
 use super::conclusion::list;
-use super::place::{Place, is_bulk, places};
+use super::place::{Place, places};
 use super::ratio::compared;
 use super::summary::cpu_us;
 use crate::compare::result::{Cell, Comparison, Measure, Outcome, Ratio, Round};
@@ -195,7 +195,7 @@ fn rounds_left_out(comparison: &Comparison, ratio: &Ratio) -> Option<Vec<u32>> {
     let place = places.iter().find(here)?;
     let cell = |name: &str| Some(place.measured.iter().find(|who| who.name == name)?.cell);
     let (above, below) = (cell(&ratio.contestant)?, cell(&ratio.reference)?);
-    let left_out = compared(above, below, ratio.measure, is_bulk(place.workload))?.left_out;
+    let left_out = compared(above, below, ratio.measure, place.workload.is_bulk())?.left_out;
     (!left_out.is_empty()).then_some(left_out)
 }
 
@@ -243,7 +243,7 @@ fn bulk(comparison: &Comparison, cell: &Cell) -> bool {
     comparison
         .workloads
         .iter()
-        .any(|workload| workload.name == cell.workload && is_bulk(workload))
+        .any(|workload| workload.name == cell.workload && workload.is_bulk())
 }
 
 fn name(cell: &Cell) -> String {

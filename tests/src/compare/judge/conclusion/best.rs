@@ -2,7 +2,7 @@
 //! slowest echoes where somebody might have to wait.
 
 use super::{found, list, not_told_apart, spanned};
-use crate::compare::judge::place::{Measured, Place, is_bulk};
+use crate::compare::judge::place::{Measured, Place};
 use crate::compare::result::{Measure, Ratio};
 use crate::figures;
 
@@ -13,7 +13,7 @@ pub(super) fn rate(place: &Place<'_>, ratios: &[Ratio]) -> Option<String> {
     }
     let (best, others) = of(place, ratios, Measure::Rate)?;
     let rate = best.summary.rate.median;
-    let most = if is_bulk(place.workload) {
+    let most = if place.workload.is_bulk() {
         format!("most bytes, {} MB per second", figures::plain(rate))
     } else {
         format!("most messages, {} per second", figures::count(rate))

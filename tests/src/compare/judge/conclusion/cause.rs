@@ -2,7 +2,7 @@
 //! processes and threads, and whether the time goes into the program or into the kernel.
 
 use super::list;
-use crate::compare::judge::place::{Measured, is_bulk};
+use crate::compare::judge::place::Measured;
 use crate::compare::judge::summary::per_unit;
 use crate::compare::result::{Calls, Cell, Round, Workload};
 use crate::compare::stats::median;
@@ -33,7 +33,7 @@ pub(super) fn cause(who: &Measured<'_>, best: &Measured<'_>, workload: &Workload
             compared(&counts, best.name)
         );
     }
-    let Some(spent) = spent(who.cell, best.cell, is_bulk(workload)) else {
+    let Some(spent) = spent(who.cell, best.cell, workload.is_bulk()) else {
         return String::new();
     };
     let whats = list(counts.iter().map(|count| count.what.into()));

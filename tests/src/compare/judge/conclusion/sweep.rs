@@ -1,7 +1,7 @@
 //! What the points of a workload cost: does CPU time per echo grow with them?
 
 use super::{list, span};
-use crate::compare::judge::place::{Measured, Place, is_bulk, unit};
+use crate::compare::judge::place::{Measured, Place};
 use crate::compare::judge::ratio::compared;
 use crate::compare::result::{Measure, Workload};
 use crate::compare::stats::{Interval, Paired};
@@ -55,7 +55,7 @@ fn of<'a>(name: &'a str, places: &[Place<'a>]) -> Option<Growth<'a>> {
     let mut all = places.iter().filter_map(measured);
     let (from, first): (u64, Measured<'a>) = all.next()?;
     let (to, last) = all.next_back()?;
-    let bulk = is_bulk(places.first()?.workload);
+    let bulk = places.first()?.workload.is_bulk();
     let more = last.summary.cpu_us.median - first.summary.cpu_us.median;
     Some(Growth {
         name,
@@ -84,7 +84,7 @@ impl Growth<'_> {
             figures::whole(self.to),
             figures::whole(self.from),
         );
-        let (times, unit) = (figures::plain(self.paired.ratio), unit(workload));
+        let (times, unit) = (figures::plain(self.paired.ratio), workload.per());
         let span = self.paired.interval.map(spanned).unwrap_or_default();
         let each = figures::time_us(self.each_us);
         format!(
@@ -120,12 +120,12 @@ fn not_growing(workload: &Workload, points: &str, flat: &[&Growth<'_>]) -> Optio
     Some(if sure {
         format!(
             "{name}: no growth of CPU per {} from {from} to {to} {points} can be told of {names}.",
-            unit(workload)
+            workload.per()
         )
     } else {
         format!(
             "{name}: CPU per {} with {to} {points} against {from}: {names}. Too few rounds to be sure of that.",
-            unit(workload)
+            workload.per()
         )
     })
 }
