@@ -392,3 +392,41 @@ fn bars(rows: Vec<Bar>, make: impl FnOnce(Vec<Bar>) -> Bars) -> Option<String> {
 fn lines(series: Vec<Series>, make: impl FnOnce(Vec<Series>) -> Lines) -> Option<String> {
     (!series.is_empty()).then(|| make(series).draw())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_curve_ends_where_ten_lie_beyond() {
+        let mut recorder = Recorder::new();
+        (1..=1000).for_each(|us| recorder.record(us * 1000));
+        let latency = recorder.latency().expect("a thousand");
+        let points = curve(&latency).expect("enough");
+        let (last, us) = *points.last().expect("not empty");
+        assert!(
+            (last - 100.0).abs() < 1e-6 && (us / 990.0 - 1.0).abs() < 0.002,
+            "{last} {us}"
+        );
+        assert!(
+            points
+                .windows(2)
+                .all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1)
+        );
+        let (_, half) = points.iter().find(|(x, _)| *x >= 2.0).expect("a median");
+        assert!((half / 500.0 - 1.0).abs() < 0.01, "{half}");
+        assert!(points.len() > 20, "not the percentiles alone");
+    }
+
+    #[test]
+    fn without_its_histogram_a_curve_has_the_percentiles() {
+        let mut recorder = Recorder::new();
+        (1..=1000).for_each(|us| recorder.record(us * 1000));
+        let mut latency = recorder.latency().expect("a thousand");
+        latency.histogram.clear();
+        assert_eq!(
+            curve(&latency).expect("enough").len(),
+            1 + latency.percentiles.len()
+        );
+    }
+}

@@ -155,6 +155,10 @@ mod tests {
         );
         let sweep = "- select at 1,000; 2,000; 4,000; 8,000 cannot: serves 1018 at a time";
         assert!(text.contains(sweep), "{text}");
+        assert!(
+            !text.contains("prefork at 0"),
+            "everywhere is no list of points"
+        );
     }
 
     #[test]
