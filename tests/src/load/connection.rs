@@ -19,7 +19,7 @@ use crate::load::pattern::{Difference, Origin, Pattern};
 pub struct Start {
     /// When it was due: in an open loop by the schedule, else when it was sent.
     pub due: u64,
-    /// When it was sent.
+    /// When the call was made that sent it, or its first bytes.
     pub sent: u64,
 }
 
@@ -56,8 +56,9 @@ pub struct Connection {
     received: u64,
     /// Where the first message that is not complete ends.
     message_end: u64,
-    /// Of the messages that are not complete.
+    /// Of the messages that are not complete; of these, so many have begun to be sent.
     starts: VecDeque<Start>,
+    begun: usize,
     /// When connect was called.
     pub began: u64,
     /// Since when it has been waiting for the bytes that come next.
@@ -82,6 +83,7 @@ impl Connection {
             received: 0,
             message_end: message,
             starts: VecDeque::new(),
+            begun: 0,
             began,
             waiting_since: began,
             readable: false,
@@ -120,13 +122,13 @@ impl Connection {
         Ok(true)
     }
 
-    /// One more message may be sent.
-    pub fn release(&mut self, start: Start) {
+    /// One more message may be sent, which was due at this moment.
+    pub fn release(&mut self, due: u64) {
         if self.received == self.released {
-            self.waiting_since = start.sent;
+            self.waiting_since = due;
         }
         self.released += self.message;
-        self.starts.push_back(start);
+        self.starts.push_back(Start { due, sent: due });
     }
 
     /// Has everything that was released been sent?
@@ -149,45 +151,50 @@ impl Connection {
         self.readable
     }
 
-    /// Sends what the socket takes of what was released; 0 if it takes nothing.
-    pub fn send(&mut self, pattern: &Pattern) -> Result<u64, Failure> {
+    /// Sends what the socket takes of what was released; 0 if it takes nothing. The time is `now`.
+    pub fn send(&mut self, pattern: &Pattern, now: u64) -> Result<u64, Failure> {
         let piece = pattern.slice(self.origin, self.sent, self.released - self.sent);
         let length = piece.len();
-        loop {
-            match self.stream.write(piece) {
-                Ok(n) => {
-                    self.writable = n == length;
-                    self.sent += n as u64;
-                    return Ok(n as u64);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.writable = false;
-                    return Ok(0);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(&error)),
+        match self.stream.write(piece) {
+            Ok(n) => {
+                self.writable = n == length;
+                self.sent += n as u64;
+                self.note_begun(now);
+                Ok(n as u64)
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.writable = false;
+                Ok(0)
+            }
+            Err(error) => Err(self.broken(&error)),
         }
+    }
+
+    /// Which messages have had their first byte sent by the call at `now`.
+    fn note_begun(&mut self, now: u64) {
+        let first = self.message_end - self.message;
+        let begun = (self.sent - first).div_ceil(self.message) as usize;
+        for start in self.starts.iter_mut().take(begun).skip(self.begun) {
+            start.sent = now;
+        }
+        self.begun = begun;
     }
 
     /// Reads once, and compares.
     pub fn receive(&mut self, buffer: &mut [u8], pattern: &Pattern) -> Result<Received, Failure> {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(0) => return Ok(Received::Fin),
-                Ok(n) => {
-                    self.readable = n == buffer.len() || self.to_the_end;
-                    self.compare(&buffer[..n], pattern)?;
-                    self.received += n as u64;
-                    return Ok(Received::Bytes(n as u64));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    (self.readable, self.to_the_end) = (false, false);
-                    return Ok(Received::Nothing);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(&error)),
+        match self.stream.read(buffer) {
+            Ok(0) => Ok(Received::Fin),
+            Ok(n) => {
+                self.readable = n == buffer.len() || self.to_the_end;
+                self.compare(&buffer[..n], pattern)?;
+                self.received += n as u64;
+                Ok(Received::Bytes(n as u64))
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                (self.readable, self.to_the_end) = (false, false);
+                Ok(Received::Nothing)
+            }
+            Err(error) => Err(self.broken(&error)),
         }
     }
 
@@ -210,6 +217,7 @@ impl Connection {
             return None;
         }
         self.message_end += self.message;
+        self.begun -= 1;
         self.starts.pop_front()
     }
 

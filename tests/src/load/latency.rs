@@ -70,6 +70,11 @@ impl Recorder {
         self.0.len()
     }
 
+    /// How many are at least this long, in nanoseconds, as far as buckets can tell.
+    pub fn count_from(&self, ns: u64) -> u64 {
+        self.0.count_between(ns, LONGEST)
+    }
+
     /// So many percent of them are at most as long as what this returns, in microseconds; nothing if
     /// fewer than ten lie beyond.
     pub fn percentile(&self, percent: f64) -> Option<f64> {

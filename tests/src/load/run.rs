@@ -74,8 +74,9 @@ pub fn run(
         .register(&mut SourceFd(&signals), SIGNAL, Interest::READABLE)?;
     let (sender, notes) = mpsc::channel();
     let teller = Teller { sender, waker };
+    // They are to outlive the workers: a wake-up is lost with its descriptor.
+    let mut wakers = Vec::new();
     thread::scope(|scope| {
-        let mut wakers = Vec::new();
         for number in 0..shared.plan.load.threads {
             let (worker, waker) = Worker::new(&shared, number, teller.clone())?;
             wakers.push(waker);
@@ -85,7 +86,7 @@ pub fn run(
                 .context("start a thread")?;
         }
         let mut conductor =
-            Conductor::new(&shared, &mut poll, notes, wakers, interrupts, began, watch);
+            Conductor::new(&shared, &mut poll, notes, &wakers, interrupts, began, watch);
         let conducted = conductor.conduct();
         // Whatever happened, they are to end.
         conductor.stop();
@@ -127,7 +128,7 @@ struct Conductor<'a> {
     shared: &'a Shared,
     poll: &'a mut Poll,
     notes: Receiver<Note>,
-    wakers: Vec<Waker>,
+    wakers: &'a [Waker],
     interrupts: Interrupts,
     began: u64,
     watch: &'a mut dyn Watch,
@@ -145,7 +146,7 @@ impl<'a> Conductor<'a> {
         shared: &'a Shared,
         poll: &'a mut Poll,
         notes: Receiver<Note>,
-        wakers: Vec<Waker>,
+        wakers: &'a [Waker],
         interrupts: Interrupts,
         began: u64,
         watch: &'a mut dyn Watch,
@@ -249,7 +250,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn wake(&self) {
-        for waker in &self.wakers {
+        for waker in self.wakers {
             // A worker that has ended needs no waking.
             let _ = waker.wake();
         }

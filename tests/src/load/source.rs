@@ -2,12 +2,15 @@
 //!
 //! A connection is its two addresses and its two ports. To one port of one server an address has as
 //! many as there are ephemeral ports (28,232 usually), those in TIME-WAIT included. On IPv4's loopback
-//! there are 16 million addresses to come from: each is used for three quarters of its ports, and
-//! the next connection comes from the next one. Elsewhere there is only one.
+//! there are 16 million addresses to come from: each is used for three quarters of its ports (with
+//! fewer free ones the kernel searches long), and the next connection comes from the next one.
+//! Elsewhere there is only one.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Result, bail};
 use mio::net;
@@ -30,42 +33,57 @@ const PORTS: u64 = 28_232;
 const OTHERS: u64 = 16;
 const PER_THREAD: u64 = 4;
 
+/// So many addresses are tried before it is said that there are no ports.
+const TRIES: u64 = 100;
+
 /// The source addresses of a run.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Sources {
     target: SocketAddr,
     ports: u64,
+    /// Addresses that others had used up.
+    skipped: AtomicU64,
 }
 
 impl Sources {
     /// For connections to `target`.
     pub fn new(target: SocketAddr) -> Self {
         let range = fs::read_to_string(PORT_RANGE).ok();
-        let ports = range.and_then(|range| count(&range)).unwrap_or(PORTS);
-        Self { target, ports }
+        Self {
+            target,
+            ports: range.and_then(|range| count(&range)).unwrap_or(PORTS),
+            skipped: AtomicU64::new(0),
+        }
     }
 
     /// Begins to connect; non-blocking. Errors: that cannot even be begun.
     pub fn connect(&self, number: u64) -> Result<net::TcpStream, Failure> {
-        match begin(self.target, self.address(number)) {
-            Ok(stream) => Ok(net::TcpStream::from_std(stream)),
-            Err(Errno::EADDRNOTAVAIL) => Err(Failure::new(Kind::NoPorts, self.no_ports())),
-            Err(errno) => {
-                Err(Failure::system(&errno.into()).of(&format!("connect to {}", self.target)))
+        let tries = if self.has_others() { TRIES } else { 1 };
+        for _ in 0..tries {
+            match begin(self.target, self.address(number)) {
+                Ok(stream) => return Ok(net::TcpStream::from_std(stream)),
+                Err(Errno::EADDRNOTAVAIL) => _ = self.skipped.fetch_add(1, Relaxed),
+                Err(errno) => {
+                    let failure = Failure::system(&errno.into());
+                    return Err(failure.of(&format!("connect to {}", self.target)));
+                }
             }
         }
+        Err(Failure::new(Kind::NoPorts, self.no_ports()))
+    }
+
+    /// Are there other addresses to come from?
+    fn has_others(&self) -> bool {
+        matches!(self.target.ip(), IpAddr::V4(target) if target.is_loopback())
     }
 
     /// What this connection is to be bound to; nothing: what the kernel chooses.
     fn address(&self, number: u64) -> Option<Ipv4Addr> {
-        let IpAddr::V4(target) = self.target.ip() else {
-            return None;
-        };
-        let index = number / (self.ports * 3 / 4).max(1);
+        let index = number / (self.ports * 3 / 4).max(1) + self.skipped.load(Relaxed);
         let first = u32::from(Ipv4Addr::LOCALHOST);
         let others = u32::from(Ipv4Addr::new(127, 255, 255, 254)) - first;
         let address = Ipv4Addr::from(first + (index % u64::from(others)) as u32);
-        (target.is_loopback() && index > 0).then_some(address)
+        (self.has_others() && index > 0).then_some(address)
     }
 
     fn no_ports(&self) -> String {
@@ -132,6 +150,7 @@ mod tests {
         Sources {
             target,
             ports: 4000,
+            skipped: AtomicU64::new(0),
         }
     }
 

@@ -1,10 +1,12 @@
 //! What a worker does with one connection: open it, read, send, end it.
 
+use std::mem;
+
 use mio::{Interest, Token};
 
 use super::{OPENING, Phase, Slot, TURN, Worker};
 use crate::load::clock;
-use crate::load::connection::{Connection, Received, Start};
+use crate::load::connection::{Connection, Received};
 use crate::load::failure::Failure;
 use crate::load::meter::Meter;
 use crate::load::pattern::PIECE;
@@ -75,8 +77,8 @@ impl Worker<'_> {
         match (slot.sends, &mut slot.connection) {
             (Sends::Once, _) => self.open_next(index),
             (Sends::Answers(depth), Some(connection)) => {
-                let sent = clock::now();
-                (0..depth).for_each(|_| connection.release(Start { due: sent, sent }));
+                self.now = clock::now();
+                (0..depth).for_each(|_| connection.release(self.now));
                 self.turn(index);
             }
             (Sends::Always, Some(_)) => self.turn(index),
@@ -91,16 +93,22 @@ impl Worker<'_> {
         self.open(index, number);
     }
 
-    /// Messages that are due.
+    /// Messages that are due. Those of one connection go together, if there are several.
     pub(super) fn send_due(&mut self) {
-        while let Some((index, due)) = self.schedule.as_mut().and_then(|s| s.next(self.now)) {
-            self.now = clock::now();
-            let sent = self.now;
-            if let Some(connection) = &mut self.slots[index].connection {
-                connection.release(Start { due, sent });
-                self.turn(index);
+        let Some(schedule) = &mut self.schedule else {
+            return;
+        };
+        while let Some((index, due)) = schedule.next(self.now) {
+            let slot = &mut self.slots[index];
+            let Some(connection) = &mut slot.connection else {
+                continue;
+            };
+            connection.release(due);
+            if !mem::replace(&mut slot.waits, true) {
+                self.again.push(index);
             }
         }
+        self.next_turns();
     }
 
     /// A connection's turn: whatever it can do.
@@ -160,10 +168,7 @@ impl Worker<'_> {
         };
         if slot.sends == Sends::Once {
             self.now = clock::now();
-            connection.release(Start {
-                due: self.now,
-                sent: self.now,
-            });
+            connection.release(self.now);
             let began = connection.began;
             if let Some(meter) = &mut self.meter {
                 meter.at(self.now);
@@ -199,7 +204,7 @@ impl Worker<'_> {
 
     fn wait_for_next_turn(&mut self, index: usize) {
         let waits = &mut self.slots[index].waits;
-        if !std::mem::replace(waits, true) {
+        if !mem::replace(waits, true) {
             self.again.push(index);
         }
     }
@@ -227,8 +232,8 @@ impl Worker<'_> {
         slot.echoes += if counts { complete } else { 0 };
         match slot.sends {
             Sends::Answers(_) if self.phase == Phase::Loaded => {
-                let sent = clock::now();
-                (0..complete).for_each(|_| connection.release(Start { due: sent, sent }));
+                self.now = clock::now();
+                (0..complete).for_each(|_| connection.release(self.now));
             }
             Sends::Once if complete > 0 => {
                 meter.first_echo(connection.began, now);
@@ -250,13 +255,16 @@ impl Worker<'_> {
                 if slot.sends != Sends::Always || self.phase != Phase::Loaded {
                     return Ok(());
                 }
-                let sent = clock::now();
-                connection.release(Start { due: sent, sent });
+                self.now = clock::now();
+                connection.release(self.now);
             }
             if !connection.is_writable() {
                 return Ok(());
             }
-            let n = connection.send(&self.shared.pattern)?;
+            if slot.sends == Sends::Scheduled {
+                self.now = clock::now();
+            }
+            let n = connection.send(&self.shared.pattern, self.now)?;
             let counts = self.meter.as_ref().is_some_and(Meter::is_measuring);
             slot.sent += if counts { n } else { 0 };
         }
