@@ -13,6 +13,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, raise, signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::observe::processes;
@@ -74,9 +75,14 @@ pub fn interrupted() -> Option<Signal> {
     *CAME.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// If we have been interrupted, dies of that signal.
+/// If we have been interrupted, dies of that signal. Whoever is dead is waited for, so that nobody
+/// sees them as zombies until init has found them.
 pub fn die() {
     if let Some(which) = interrupted() {
+        kill_descendants();
+        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+        {
+        }
         die_of(which);
     }
 }

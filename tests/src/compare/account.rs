@@ -114,7 +114,10 @@ pub struct Books {
 impl Books {
     /// Round number `round`, with what the load generator has reported.
     pub fn round(&self, round: u32, report: Report) -> Result<Round> {
-        ensure!(report.echoes > 0, "nothing came back while it was measured");
+        ensure!(
+            report.echoes > 0,
+            "nothing came back in the time measured: it hangs, or takes longer (--duration)"
+        );
         let (used, share) = self.closed.server.since(&self.opened.server);
         let total = used.mul_f64(self.scale(report.measured_s));
         let switches = self.switches(used, report.measured_s);

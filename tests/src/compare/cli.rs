@@ -11,7 +11,7 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use tcpecho_common::{Exit, Model, logging, units};
 
-use crate::compare::contestant::{self, Candidate};
+use crate::compare::contestant::{self, Candidate, Refused};
 use crate::compare::environment::{descriptors, environment, processors};
 use crate::compare::export;
 use crate::compare::judge::judge;
@@ -43,7 +43,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(200);
 
 /// How long a run takes in which system calls are counted, beside the time measured.
-const COUNTING: Duration = Duration::from_millis(600);
+const COUNTING: Duration = Duration::from_millis(900);
 
 /// Help behind the flags.
 pub const HELP: &str = "\
@@ -155,7 +155,13 @@ impl Compare {
         sweep::when_interrupted(sweep::Last::Caller)?;
         let done = self.compare(candidates, width);
         sweep::die();
-        done
+        match done {
+            Err(error) if error.is::<Refused>() => {
+                logging::say("tcpecho-lab", error);
+                Ok(Exit::Usage)
+            }
+            done => done,
+        }
     }
 
     fn candidates(&self) -> Result<Vec<Candidate>> {
@@ -243,7 +249,7 @@ impl Compare {
     fn compare(&self, candidates: Vec<Candidate>, width: usize) -> Result<Exit> {
         let began = (Instant::now(), SystemTime::now());
         let places = Places::of(&processors());
-        let mut remarks = remarks(&places);
+        let mut remarks = Vec::new();
         let tasks = self.tasks();
         let count_calls = match strace_refuses() {
             _ if self.quick && !self.calls => false,
@@ -265,8 +271,9 @@ impl Compare {
             descriptors: descriptors()?,
             count_calls,
         };
-        for remark in &remarks {
-            logging::say("tcpecho-lab", remark);
+        if cfg!(debug_assertions) {
+            let text = "a debug build, whose figures say nothing about the models: make compare";
+            logging::say("tcpecho-lab", text);
         }
         let status = Status::new();
         let cells = run(&plan, &mut bench, &mut |job, done, total| {
@@ -385,6 +392,7 @@ fn tried_out(
             Some(model) => match bench.try_out(&candidate) {
                 Ok(()) => None,
                 Err(error) if model == Model::Uring => Some(format!("{error:#}")),
+                Err(error) if error.is::<Refused>() => return Err(error),
                 Err(error) => bail!("{}: {error:#}", candidate.name),
             },
         };
@@ -393,28 +401,16 @@ fn tried_out(
     Ok(tried)
 }
 
-/// What makes all figures doubtful from the beginning.
-fn remarks(places: &Places) -> Vec<String> {
-    let mut remarks = Vec::new();
-    if cfg!(debug_assertions) {
-        remarks.push(
-            "This is a debug build, whose figures say nothing about the models: make compare."
-                .into(),
-        );
-    }
-    if places.load.is_empty() {
-        let text = "Servers and load generator share the only processor: rates are those of both together.";
-        remarks.push(text.into());
-    }
-    remarks
-}
-
 /// Why strace cannot be used, if it cannot.
 fn strace_refuses() -> Option<String> {
     let [strace, flags @ ..] = STRACE;
     let mut command = Command::new(strace);
     command.args(flags).arg("true").stdin(Stdio::null());
-    match command.output() {
+    let output = match sweep::starting() {
+        Err(interrupted) => return Some(interrupted.to_string()),
+        Ok(_starting) => command.output(),
+    };
+    match output {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some("there is no strace".into()),
         Err(error) => Some(format!("strace: {error}")),
         Ok(output) if output.status.success() => None,

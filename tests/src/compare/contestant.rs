@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use nix::sys::signal::Signal;
-use tcpecho_common::Model;
 use tcpecho_common::model::Serves;
+use tcpecho_common::{Exit, Model};
 
 use crate::compare::result;
 use crate::program::PROMPTLY;
@@ -308,6 +308,18 @@ pub fn with_last_words(error: &impl fmt::Display, server: &Program) -> anyhow::E
     }
 }
 
+/// A server of ours does not take its command line; what it says of that.
+#[derive(Debug)]
+pub struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
 /// Of a transcript the error and what was said last.
 fn in_a_line(error: &anyhow::Error) -> anyhow::Error {
     let text = format!("{error:#}");
@@ -315,8 +327,10 @@ fn in_a_line(error: &anyhow::Error) -> anyhow::Error {
         .lines()
         .filter_map(|line| line.strip_prefix("stderr | "));
     let first = text.lines().next().unwrap_or_default();
+    let usage = format!("ended: exit status: {}", Exit::Usage.code());
     match said.next_back() {
-        Some(said) => anyhow!("{first} ({said})"),
+        Some(said) if text.trim_end().ends_with(&usage) => Refused(said.to_owned()).into(),
+        Some(said) => anyhow!("{first} (it said: {said})"),
         None => anyhow!("{first}"),
     }
 }

@@ -32,6 +32,9 @@ const SETTLED_WITHIN: Duration = Duration::from_millis(500);
 /// The load generator has limits of its own for everything; who keeps silent for longer hangs.
 const SILENT_AT_MOST: Duration = Duration::from_secs(60);
 
+/// As little as the load generator can measure.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// What counts system calls. Signals are for the server, not for strace (`-I3`).
 pub const STRACE: [&str; 4] = ["strace", "-f", "-c", "-I3"];
 
@@ -63,8 +66,6 @@ pub struct Bench {
     places: Places,
     duration: Duration,
     descriptors: u64,
-    /// System calls of a server that only starts and ends.
-    idle_calls: HashMap<String, Counts>,
     /// What was odd, and made no figure wrong.
     pub warnings: Vec<String>,
 }
@@ -79,7 +80,6 @@ impl Bench {
             places,
             duration,
             descriptors,
-            idle_calls: HashMap::new(),
             warnings: Vec::new(),
         }
     }
@@ -97,7 +97,7 @@ impl Bench {
     fn round(&self, job: &Job<'_>, server: &Running) -> Result<Measured> {
         let at_rest = at_rest(server);
         let warmup = job.task.warmup(job.point);
-        let mut load = self.load(job, server, warmup)?;
+        let mut load = self.load(job, server, self.duration, warmup)?;
         load.expect("Measuring", |event| {
             matches!(event, Event::Measuring { .. })
         })?;
@@ -117,10 +117,16 @@ impl Bench {
         })
     }
 
-    fn load(&self, job: &Job<'_>, server: &Running, warmup: Duration) -> Result<Load> {
+    fn load(
+        &self,
+        job: &Job<'_>,
+        server: &Running,
+        duration: Duration,
+        warmup: Duration,
+    ) -> Result<Load> {
         let address = server.address;
         let mut words = vec![address.ip().to_string(), address.port().to_string()];
-        words.extend(job.task.arguments(job.point, self.duration, warmup));
+        words.extend(job.task.arguments(job.point, duration, warmup));
         words.extend(["--json-stream", "--hold"].map(str::to_owned));
         Load::start(&words, &self.places.load, self.descriptors)
     }
@@ -168,20 +174,17 @@ impl Bench {
         }
     }
 
-    /// System calls of a server with this job, or of one that only starts and ends.
-    fn counts(&mut self, candidate: &Candidate, job: Option<&Job<'_>>) -> Result<(Counts, u64)> {
-        let server = self.start(candidate, &STRACE)?;
-        let mut echoes = 0;
-        if let Some(job) = job {
-            let mut load = self.load(job, &server, Duration::ZERO)?;
-            load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
-            echoes = load.let_go()?.report()?.echoes;
-        }
+    /// System calls of a server from its start to its end, and how many echoes were counted meanwhile.
+    fn counts(&mut self, job: &Job<'_>, duration: Duration) -> Result<(Counts, u64)> {
+        let server = self.start(job.candidate, &STRACE)?;
+        let mut load = self.load(job, &server, duration, Duration::ZERO)?;
+        load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
+        let echoes = load.let_go()?.report()?.echoes;
         server.tell_to_end()?;
         server.ended(|| server.status())?;
         let counts = counts_in(&server.stderr());
         drop(server);
-        self.leave_nothing(candidate);
+        self.leave_nothing(job.candidate);
         Ok((counts, echoes))
     }
 }
@@ -227,20 +230,16 @@ impl Executor for Bench {
         books.round(job.round, measured.report)
     }
 
-    /// Of the whole run, less what the server does without any client.
+    /// What a run of the usual length has more than a very short one: so the start of the server does
+    /// not count, nor do connections that are there all the time.
     fn count_calls(&mut self, job: &Job<'_>) -> Result<Calls> {
-        let name = &job.candidate.name;
-        if !self.idle_calls.contains_key(name) {
-            let (counts, _) = self.counts(job.candidate, None)?;
-            self.idle_calls.insert(name.clone(), counts);
+        let (few, echoes_of_few) = self.counts(job, SHORTEST)?;
+        let (mut counts, echoes) = self.counts(job, self.duration)?;
+        for (call, count) in few {
+            let more = counts.entry(call).or_default();
+            *more = more.saturating_sub(count);
         }
-        let (mut counts, echoes) = self.counts(job.candidate, Some(job))?;
-        for (call, idle) in &self.idle_calls[name] {
-            counts
-                .entry(call.clone())
-                .and_modify(|count| *count = count.saturating_sub(*idle));
-        }
-        calls(&counts, echoes)
+        calls(&counts, echoes.saturating_sub(echoes_of_few))
     }
 
     fn is_interrupted(&self) -> bool {

@@ -1,0 +1,253 @@
+//! `tcpecho-lab compare` from the command line to the report: good servers, bad ones, and an
+//! interruption.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use tcpecho_lab::client::Client;
+use tcpecho_lab::compare::result::{Comparison, Outcome};
+use tcpecho_lab::observe::processes;
+use tcpecho_lab::wait::eventually;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Echoes, and does what its second argument says besides.
+const SERVER: &str = r#"
+import socket, sys, threading, time
+port, how = int(sys.argv[1]), sys.argv[2]
+if how == "ends":
+    sys.exit("no such luck")
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(("127.0.0.1", port))
+if how == "deaf":
+    time.sleep(100)
+listener.listen(100)
+def serve(client):
+    with client:
+        while data := client.recv(65536):
+            client.sendall(data.swapcase() if how == "wrong" else data)
+while True:
+    threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
+"#;
+
+/// A directory for one test; gone when dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("tcpecho-{name}-{}", std::process::id()));
+        fs::create_dir(&path).context("a new directory")?;
+        fs::write(path.join("echo.py"), SERVER)?;
+        Ok(Self(path))
+    }
+
+    /// An argument of --server.
+    fn server(&self, how: &str) -> String {
+        format!(
+            "{how}=exec python3 {}/echo.py {{port}} {how}",
+            self.0.display()
+        )
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn compare(args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcpecho-lab"));
+    Ok(command.arg("compare").args(args).output()?)
+}
+
+/// Two rounds of the smallest workload, and what came of it as JSON.
+fn compared(args: &[&str]) -> Result<(Comparison, Output)> {
+    let usual = [
+        "--rounds",
+        "2",
+        "--duration",
+        "300ms",
+        "--export-json",
+        "-",
+        "--seed",
+        "1",
+    ];
+    let output = compare(&[&usual, args].concat())?;
+    let found = serde_json::from_slice(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok((found.context(said)?, output))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn two_models_are_measured_and_accounted_for() -> Result<()> {
+    let (found, output) = compared(&["--models", "reactor,fork", "--workload", "echo-small"])?;
+    ensure!(output.status.code() == Some(0), "{}", stderr(&output));
+    ensure!(found.cells.len() == 2 && !found.interrupted && found.seed == 1);
+    for cell in &found.cells {
+        ensure!(cell.outcome == Outcome::Measured, "{cell:?}");
+        ensure!(cell.rounds.len() == 2 && cell.summary.is_some(), "{cell:?}");
+        for round in &cell.rounds {
+            ensure!(
+                round.echoes > 0 && round.bytes >= 64 * round.echoes,
+                "{round:?}"
+            );
+            // The kernel alone takes more than a microsecond for an echo, and a second has but one.
+            let each = round.cpu.total_s() / round.echoes as f64;
+            ensure!(
+                each > 1e-6 && round.cpu.total_s() < 1.2 * round.measured_s,
+                "{round:?}"
+            );
+            ensure!(round.voluntary_switches > 0, "{round:?}");
+            ensure!(
+                round.footprint.pss > 0 && round.at_rest.pss > 0,
+                "{round:?}"
+            );
+        }
+    }
+    let of = |name: &str| found.cells.iter().find(|cell| cell.contestant == name);
+    let processes = |name: &str| of(name).map(|cell| cell.rounds[0].footprint.processes);
+    ensure!(processes("reactor") == Some(1) && processes("fork") == Some(51));
+    let descriptors = |name: &str| of(name).map(|cell| cell.rounds[0].footprint.descriptors);
+    ensure!(
+        descriptors("reactor") > Some(50),
+        "{:?}",
+        descriptors("reactor")
+    );
+    ensure!(!found.conclusions.is_empty());
+    Ok(())
+}
+
+#[test]
+fn what_a_model_cannot_do_is_no_failure() -> Result<()> {
+    let flags = ["--models", "iterative", "--workload", "echo-small,latency"];
+    let (found, output) = compared(&flags)?;
+    ensure!(output.status.code() == Some(0), "{}", stderr(&output));
+    let outcomes: Vec<_> = found.cells.iter().map(|cell| &cell.outcome).collect();
+    ensure!(matches!(outcomes[0], Outcome::Cannot { why } if why.contains("1 client at a time")));
+    ensure!(outcomes[1] == &Outcome::Measured);
+    Ok(())
+}
+
+#[test]
+fn children_that_have_ended_are_accounted_for() -> Result<()> {
+    let (found, output) = compared(&["--models", "fork", "--workload", "connect"])?;
+    ensure!(output.status.code() == Some(0), "{}", stderr(&output));
+    for round in &found.cells[0].rounds {
+        let each = round.cpu.total_s() / round.echoes as f64;
+        // A fork and its end take more than the echo; most of it in children that have ended.
+        ensure!(each > 50e-6, "{each} s: {round:?}");
+        ensure!(round.voluntary_switches > round.echoes, "{round:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn foreign_servers_take_part_and_bad_ones_are_named_in_one_line() -> Result<()> {
+    let place = Place::new("compare")?;
+    let servers = ["good", "wrong", "ends", "deaf"].map(|how| place.server(how));
+    let mut args = vec!["--models", "none", "--workload", "latency"];
+    args.extend(
+        servers
+            .iter()
+            .flat_map(|server| ["--server", server.as_str()]),
+    );
+    let (found, output) = compared(&args)?;
+    ensure!(output.status.code() == Some(1), "{}", stderr(&output));
+    let good = &found.cells[0];
+    ensure!(
+        good.outcome == Outcome::Measured && good.rounds.len() == 2,
+        "{good:?}"
+    );
+    for (cell, expected) in found.cells[1..].iter().zip([
+        "byte",
+        "it ended at once: exit status: 1 (it said: no such luck)",
+        "it does not accept on port",
+    ]) {
+        let Outcome::Failed { why } = &cell.outcome else {
+            anyhow::bail!("{cell:?}");
+        };
+        ensure!(
+            why.contains(expected) && !why.contains('\n'),
+            "{}: {why}",
+            cell.contestant
+        );
+        let line = format!("{} failed at latency: {why}", cell.contestant);
+        ensure!(stderr(&output).contains(&line), "{}", stderr(&output));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_right_starts_nothing() -> Result<()> {
+    for (args, told) in [
+        (&["--models", "forks"][..], "no model 'forks'"),
+        (&["--server", "echo 7"], "{port}"),
+        (&["--quick", "--full"], "cannot be used with"),
+        (&["--workload", "echo-smal"], "echo-small"),
+        (&["--export-json", "/no/such/x"], "cannot write /no/such/x"),
+        (
+            &["--export-json", "-", "--export-csv", "-"],
+            "written twice",
+        ),
+        (&["--rounds", "0"], "--rounds"),
+    ] {
+        let output = compare(args)?;
+        let said = stderr(&output);
+        ensure!(output.status.code() == Some(2), "{args:?}: {said}");
+        ensure!(
+            said.contains(told) && said.lines().count() == 1,
+            "{args:?}: {said}"
+        );
+    }
+    let output = compare(&["--models", "fork --no-such-flag"])?;
+    let said = stderr(&output);
+    ensure!(
+        output.status.code() == Some(2) && said.contains("--no-such-flag"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn an_interruption_leaves_nothing_behind() -> Result<()> {
+    let place = Place::new("interrupt")?;
+    let file = place.0.join("x.json");
+    let file = file.to_str().context("a name")?;
+    let line = [
+        "compare",
+        "--models",
+        "fork",
+        "--workload",
+        "echo-small",
+        "--export-json",
+        file,
+    ];
+    let lab = Client::plain(env!("CARGO_BIN_EXE_tcpecho-lab"), line).start()?;
+    let started = eventually("a server with children under load", SOON, || {
+        let tree = processes::tree(lab.pid());
+        let are = |name: &str| tree.iter().filter(|p| p.comm == name).count();
+        (are("tcpechod") > 10 && are("tcpecho-load") == 1).then_some(tree)
+    })?;
+    lab.signal(Signal::SIGINT)?;
+    let status = lab.wait(SOON)?;
+    ensure!(std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::SIGINT as i32));
+    let lives = |pid| processes::look(pid).is_some_and(|process| process.state != 'Z');
+    ensure!(!started.iter().any(|process| lives(process.pid)));
+    let said = String::from_utf8_lossy(&lab.stdout()).into_owned();
+    ensure!(said.contains("interrupted"), "{said}");
+    ensure!(
+        fs::read_dir(&place.0)?.count() == 1,
+        "only the server of the test is there"
+    );
+    Ok(())
+}
