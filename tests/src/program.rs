@@ -182,6 +182,10 @@ impl Recipe {
         };
         let mut words = self.prefix.iter().chain([&program]);
         let mut command = Command::new(words.next().expect("at least the program"));
+        if let (Which::Ours(name), []) = (&self.which, &*self.prefix) {
+            // So that ps shows what one would type.
+            command.arg0(name);
+        }
         command.args(words).args(&self.args);
         if let Some(fd) = calls_fd {
             command.arg("--events-fd").arg(fd.to_string());

@@ -3,9 +3,11 @@
 //! A new lab is a file here with a `pub static LAB`, a `mod` line, and its name in the list below.
 //! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
 
+pub mod crowd;
 pub mod pair;
 mod premature_termination;
 pub mod states;
+pub mod zombies;
 
 use crate::narrate::Lab;
 
@@ -13,7 +15,10 @@ use crate::narrate::Lab;
 #[macro_export]
 macro_rules! every_lab {
     ($then:ident) => {
-        $then! { premature_termination }
+        $then! {
+            zombies
+            premature_termination
+        }
     };
 }
 

@@ -149,6 +149,20 @@ impl<S: Stage> Act<S> {
         self.then(text, Kind::Explain)
     }
 
+    /// Commands for the students to try themselves, line by line as they are typed.
+    #[must_use]
+    pub fn try_it(self, lines: &'static str) -> Self {
+        self.show("Try it yourself, in two terminals:", move |_| {
+            Ok(View::Printed(lines.into()))
+        })
+    }
+
+    /// Where to read on.
+    #[must_use]
+    pub fn read(self, text: &'static str) -> Self {
+        self.explain(text)
+    }
+
     /// Asks the audience; each choice is the fact that would answer, and the same in words. Say
     /// with [`Act::answer`] later how the kernel answers.
     #[must_use]
