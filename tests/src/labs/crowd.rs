@@ -273,13 +273,22 @@ impl Crowd {
         fate(client.pid(), client.status())
     }
 
-    /// The processor time that the server's parent process uses in `time`, which passes meanwhile.
-    pub fn cpu_used_in(&self, time: Duration) -> Result<Duration> {
+    /// Lets the server's parent process work until it has used so much processor time; not if it has
+    /// nothing to do.
+    pub fn burn(&self, much: Duration) -> Result<Burnt> {
         let pid = self.server()?.pid();
         let used = || processes::cpu_time(pid).context("the server has ended");
-        let (before, end) = (used()?, Instant::now() + time);
-        std::thread::sleep(end.saturating_duration_since(Instant::now()));
-        Ok(used()?.saturating_sub(before))
+        let slept = || processes::voluntary_switches(pid).context("the server has ended");
+        let (began, before, slept_before) = (Instant::now(), used()?, slept()?);
+        eventually("processor time", Duration::from_secs(20), || {
+            let enough = used().is_ok_and(|now| now.saturating_sub(before) >= much);
+            (enough || is_at_rest(pid)).then_some(())
+        })?;
+        Ok(Burnt {
+            elapsed: began.elapsed(),
+            used: used()?.saturating_sub(before),
+            slept: slept()? - slept_before,
+        })
     }
 
     // -- Who holds and waits for what -------------------------------------------------------------
@@ -439,6 +448,24 @@ impl Crowd {
     }
 }
 
+/// What a process has done with its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Burnt {
+    /// How long it was watched.
+    pub elapsed: Duration,
+    /// The processor time that it used.
+    pub used: Duration,
+    /// How often it has gone to sleep.
+    pub slept: u64,
+}
+
+impl Burnt {
+    /// Its share of one processor, in percent.
+    pub fn percent(&self) -> f64 {
+        100.0 * self.used.as_secs_f64() / self.elapsed.as_secs_f64()
+    }
+}
+
 /// How a process has ended (`exit status 3`, `killed by SIGPIPE`), or how it is: `asleep`,
 /// `stopped`, `running`, `a zombie`.
 pub fn fate(pid: i32, status: Option<ExitStatus>) -> Result<String> {
@@ -468,6 +495,19 @@ pub fn in_words(calls: &[CallRecord]) -> String {
         (Phase::Return, None) => format!("{} = {}", call.call, call.result),
     };
     calls.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// Leaves out where a call began, if it has returned: what is left in `...` never did.
+pub fn outcomes(calls: Vec<CallRecord>) -> Vec<CallRecord> {
+    let mut kept: Vec<CallRecord> = Vec::new();
+    for call in calls {
+        let began = |last: &CallRecord| last.phase == Phase::Enter && last.tid == call.tid;
+        if kept.last().is_some_and(began) {
+            kept.pop();
+        }
+        kept.push(call);
+    }
+    kept
 }
 
 /// A distribution as a class reads it: for each value how many times, as a bar and a number.
@@ -507,6 +547,16 @@ pub fn signal_set(pid: i32, name: &str) -> Result<u64> {
 /// Is this signal in the set?
 pub fn contains(set: u64, signal: Signal) -> bool {
     set & (1 << (signal as u32 - 1)) != 0
+}
+
+/// The names of the signals in the set: `SIGINT, SIGTERM`; `none`.
+pub fn signals_in(set: u64) -> String {
+    let names = Signal::iterator().filter(|signal| contains(set, *signal));
+    let names: Vec<_> = names.map(Signal::as_str).collect();
+    match names.as_slice() {
+        [] => "none".into(),
+        names => names.join(", "),
+    }
 }
 
 /// The local addresses of a process's connections to `remote`.
@@ -586,6 +636,8 @@ impl Stage for Crowd {
         }
         if let Some(client) = self.clients.last() {
             names.push(("client", client.pid().to_string()));
+            let clients = self.clients.iter().map(|client| client.pid().to_string());
+            names.push(("clients", clients.collect::<Vec<_>>().join(" ")));
         }
         if !self.family.is_empty() {
             names.push(("family", list(&self.family)));

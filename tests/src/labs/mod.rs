@@ -4,6 +4,7 @@
 //! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
 
 pub mod crowd;
+pub mod one_wait;
 pub mod pair;
 mod premature_termination;
 pub mod states;
@@ -17,6 +18,7 @@ macro_rules! every_lab {
     ($then:ident) => {
         $then! {
             zombies
+            one_wait
             premature_termination
         }
     };

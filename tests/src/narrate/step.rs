@@ -152,9 +152,10 @@ impl<S: Stage> Act<S> {
     /// Commands for the students to try themselves, line by line as they are typed.
     #[must_use]
     pub fn try_it(self, lines: &'static str) -> Self {
-        self.show("Try it yourself, in two terminals:", move |_| {
-            Ok(View::Printed(lines.into()))
-        })
+        self.show(
+            "Try it yourself (1$ is terminal 1, 2$ terminal 2):",
+            move |_| Ok(View::Printed(lines.into())),
+        )
     }
 
     /// Where to read on.

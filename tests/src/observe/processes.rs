@@ -109,6 +109,14 @@ pub fn switches(pid: i32) -> Option<u64> {
         .sum()
 }
 
+/// How often it has gone to sleep by itself, instead of being taken off its processor.
+pub fn voluntary_switches(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut lines = text.lines();
+    let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+    count.trim().parse().ok()
+}
+
 /// The states of its threads; None if it has vanished.
 pub fn states(pid: i32) -> Option<Vec<char>> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
