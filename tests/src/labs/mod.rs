@@ -8,6 +8,7 @@ pub mod one_wait;
 pub mod pair;
 mod premature_termination;
 pub mod states;
+pub mod wait3;
 pub mod zombies;
 
 use crate::narrate::Lab;
@@ -19,6 +20,7 @@ macro_rules! every_lab {
         $then! {
             zombies
             one_wait
+            wait3
             premature_termination
         }
     };
