@@ -44,6 +44,11 @@ impl Client {
         Self::from(recipe)
     }
 
+    /// This laboratory itself, as another process: for its actors.
+    pub fn lab() -> Self {
+        Self::from(Recipe::new(Which::Ours("tcpecho-lab")))
+    }
+
     /// A foreign program.
     pub fn plain<I, S>(path: impl Into<PathBuf>, args: I) -> Self
     where

@@ -9,10 +9,11 @@ use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, bail};
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tcpecho_common::{Exit, Model, logging, usage};
+use tcpecho_lab::actors;
 use tcpecho_lab::binaries;
 use tcpecho_lab::compare::cli::{self, Compare};
 use tcpecho_lab::labs;
@@ -74,6 +75,23 @@ enum Command {
     Compare(Compare),
     /// Every model at once, for a long time, under everything that can happen to a server
     Soak(Soak),
+    /// Play a part in a demonstration: a small program that waits for signals
+    Actor(Part),
+}
+
+#[derive(Args, Debug)]
+struct Part {
+    /// Which part
+    #[arg(value_name = "NAME", value_parser = PossibleValuesParser::new(actors::ALL.iter().map(|actor| PossibleValue::new(actor.name).help(actor.about))))]
+    name: String,
+
+    /// What it is told
+    #[arg(
+        value_name = "ARGUMENT",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    args: Vec<String>,
 }
 
 /// Clients of all kinds talk to every model at once: some compare long streams, some stall, some
@@ -149,6 +167,9 @@ fn main() -> ExitCode {
             compare.run(width).map(ExitCode::from)
         }
         Some(Command::Soak(soak)) => soak.run(),
+        Some(Command::Actor(part)) => {
+            actors::perform(&part.name, &part.args).map(|()| Exit::Done.into())
+        }
     };
     result.unwrap_or_else(|error| {
         // Whoever piped us into `head` has read enough.

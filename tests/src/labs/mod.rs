@@ -3,7 +3,9 @@
 //! A new lab is a file here with a `pub static LAB`, a `mod` line, and its name in the list below.
 //! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
 
+pub mod cast;
 pub mod crowd;
+pub mod eintr;
 pub mod one_wait;
 pub mod pair;
 mod premature_termination;
@@ -21,6 +23,7 @@ macro_rules! every_lab {
             zombies
             one_wait
             wait3
+            eintr
             premature_termination
         }
     };
