@@ -9,6 +9,7 @@ pub mod eintr;
 pub mod one_wait;
 pub mod pair;
 mod premature_termination;
+pub mod sigpipe;
 pub mod states;
 pub mod wait3;
 pub mod zombies;
@@ -24,6 +25,7 @@ macro_rules! every_lab {
             one_wait
             wait3
             eintr
+            sigpipe
             premature_termination
         }
     };
