@@ -5,6 +5,7 @@
 
 pub mod cast;
 pub mod crowd;
+pub mod dispositions;
 pub mod eintr;
 pub mod one_wait;
 pub mod pair;
@@ -26,6 +27,7 @@ macro_rules! every_lab {
             wait3
             eintr
             sigpipe
+            dispositions
             premature_termination
         }
     };
