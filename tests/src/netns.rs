@@ -16,6 +16,7 @@
 //! oneself): that brings lo up, mounts /proc and opens packet sockets; outside it gives no right.
 //! Costs under 10 ms and two small processes; namespaces(7), `user_namespaces(7)`, `pid_namespaces(7)`.
 
+pub mod host;
 mod link;
 
 use std::env;

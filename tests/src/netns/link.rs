@@ -37,8 +37,14 @@ pub(super) fn set_up_lo() -> anyhow::Result<()> {
 
 fn change(mut link: LinkMessage) -> anyhow::Result<()> {
     link.header.index = LO;
-    let mut message = NetlinkMessage::from(RouteNetlinkMessage::SetLink(link));
-    message.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+    request(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// Asks the kernel for a change in this thread's network namespace; an answer that is an errno is an
+/// [`io::Error`](std::io::Error).
+pub(super) fn request(what: RouteNetlinkMessage, flags: u16) -> anyhow::Result<()> {
+    let mut message = NetlinkMessage::from(what);
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);

@@ -1,6 +1,6 @@
-//! TCP packets on the loopback interface; packet(7), tcpdump(8).
+//! TCP packets on an interface, mostly the loopback; packet(7), tcpdump(8).
 //!
-//! A packet socket bound to lo. On lo every packet passes twice, on its way out and on its way in;
+//! A packet socket bound to it. On lo every packet passes twice, on its way out and on its way in;
 //! the second is what we see. The kernel filters, and keeps the headers with the time at which
 //! they passed in a ring that holds 32,768 packets; a thread empties it. Whoever asks
 //! empties it first, so that an answer holds everything that had passed before the question. Needs
@@ -223,7 +223,13 @@ impl Capture {
     /// Captures the loopback interface of this thread's network namespace from now on.
     /// Errors: EPERM without `CAP_NET_RAW`, which [`crate::netns`] gives.
     pub fn start() -> anyhow::Result<Self> {
-        let (tap, ring) = tap::on_lo().context("a packet socket on lo")?;
+        Self::start_on("lo")
+    }
+
+    /// The same for another interface, in both directions.
+    pub fn start_on(interface: &str) -> anyhow::Result<Self> {
+        let tap = tap::on(interface);
+        let (tap, ring) = tap.with_context(|| format!("a packet socket on {interface}"))?;
         let packets = Vec::new();
         let seen = Mutex::new(Seen { ring, packets });
         let shared = Arc::new(Shared { tap, seen });

@@ -29,11 +29,13 @@ const BLOCK: usize = 64 * 1024;
 
 const BYTES: usize = FRAMES * FRAME;
 
-/// A packet socket that receives nothing before it is bound to lo, with everything set.
-pub(super) fn on_lo() -> nix::Result<(OwnedFd, Ring)> {
+/// A packet socket that receives nothing before it is bound to `interface`, with everything set.
+pub(super) fn on(interface: &str) -> nix::Result<(OwnedFd, Ring)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let tap = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-    set(&tap, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
+    // On lo every packet passes twice.
+    let once = i32::from(interface == "lo");
+    set(&tap, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &once)?;
     let mut program = tcp_only();
     let filter = libc::sock_fprog {
         len: program.len() as u16,
@@ -41,7 +43,7 @@ pub(super) fn on_lo() -> nix::Result<(OwnedFd, Ring)> {
     };
     set(&tap, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)?;
     let ring = Ring::of(&tap)?;
-    bind_to_lo(&tap)?;
+    bind_to(&tap, interface)?;
     Ok((tap, ring))
 }
 
@@ -139,8 +141,8 @@ fn tcp_only() -> [libc::sock_filter; 9] {
     ]
 }
 
-fn bind_to_lo(tap: &OwnedFd) -> nix::Result<()> {
-    let index = nix::net::if_::if_nametoindex("lo")?;
+fn bind_to(tap: &OwnedFd, interface: &str) -> nix::Result<()> {
+    let index = nix::net::if_::if_nametoindex(interface)?;
     #[expect(unsafe_code)]
     // SAFETY: all of it is integers, for which zero is a value.
     let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
