@@ -4,9 +4,11 @@
 //! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
 
 pub mod cast;
+pub mod crash_and_reboot;
 pub mod crowd;
 pub mod dispositions;
 pub mod eintr;
+pub mod hosts;
 pub mod one_wait;
 pub mod pair;
 mod premature_termination;
@@ -29,6 +31,7 @@ macro_rules! every_lab {
             sigpipe
             dispositions
             premature_termination
+            crash_and_reboot
         }
     };
 }

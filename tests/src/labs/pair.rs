@@ -56,10 +56,10 @@ struct Connection {
 
 /// One end of a connection: the process that has it, its descriptor there, its address.
 #[derive(Clone, Copy, Debug)]
-struct End {
-    pid: i32,
-    fd: i32,
-    address: SocketAddr,
+pub(super) struct End {
+    pub(super) pid: i32,
+    pub(super) fd: i32,
+    pub(super) address: SocketAddr,
 }
 
 /// Something that we did, and when.
@@ -210,15 +210,7 @@ impl Pair {
     /// The packets since `at`, in words: `server FIN,ACK - client ACK`.
     pub fn exchange_since(&self, at: u64) -> Result<String> {
         let client = self.connection()?.client.address;
-        let told = |p: &Packet| {
-            let who = if p.from == client { "client" } else { "server" };
-            format!("{who} {}", p.flags.names())
-        };
-        let packets = self.packets_since(at)?;
-        if packets.is_empty() {
-            return Ok("silence".into());
-        }
-        Ok(packets.iter().map(told).collect::<Vec<_>>().join(" - "))
+        Ok(exchange(client, &self.packets_since(at)?))
     }
 
     /// Which came first after the last line was typed: `the RST`, or `the read` of the client.
@@ -460,13 +452,25 @@ pub fn in_words(call: &CallRecord) -> String {
         .replace(" (EOF)", "")
 }
 
+/// The packets of a connection in words: `server FIN,ACK - client ACK`.
+pub fn exchange(client: SocketAddr, packets: &[Packet]) -> String {
+    let told = |p: &Packet| {
+        let who = if p.from == client { "client" } else { "server" };
+        format!("{who} {}", p.flags.names())
+    };
+    if packets.is_empty() {
+        return "silence".into();
+    }
+    packets.iter().map(told).collect::<Vec<_>>().join(" - ")
+}
+
 /// Does it carry bytes or bad news? EAGAIN only says that there is nothing more.
-fn moves_data(call: &CallRecord) -> bool {
+pub(super) fn moves_data(call: &CallRecord) -> bool {
     matches!(call.call.as_str(), "read" | "write") && call.errno.as_deref() != Some("EAGAIN")
 }
 
 /// Leaves out where a program asked epoll in passing, without being willing to wait.
-fn without_glances(calls: Vec<CallRecord>) -> Vec<CallRecord> {
+pub(super) fn without_glances(calls: Vec<CallRecord>) -> Vec<CallRecord> {
     let mut waiting = false;
     let worth = |call: &CallRecord| {
         if call.call != "epoll_wait" {
@@ -486,7 +490,7 @@ fn without_glances(calls: Vec<CallRecord>) -> Vec<CallRecord> {
 }
 
 /// Leaves out where epoll woke the program and nothing came of it: it goes on waiting.
-fn without_vain_returns(calls: Vec<CallRecord>) -> Vec<CallRecord> {
+pub(super) fn without_vain_returns(calls: Vec<CallRecord>) -> Vec<CallRecord> {
     let mut kept: Vec<CallRecord> = Vec::new();
     for call in calls {
         let waits = call.call == "epoll_wait" && call.phase == Phase::Enter;
@@ -501,20 +505,18 @@ fn without_vain_returns(calls: Vec<CallRecord>) -> Vec<CallRecord> {
 }
 
 /// The end that `pid` has of the connection whose socket `is_it`.
-fn end_of(pid: i32, is_it: impl Fn(&Socket) -> bool) -> Option<End> {
-    let sockets = sockets::tcp().ok()?;
-    let socket = sockets
-        .into_iter()
-        .find(|s| s.remote.port() > 0 && s.inode > 0 && is_it(s))?;
-    let name = format!("socket:[{}]", socket.inode);
+pub(super) fn end_of(pid: i32, is_it: impl Fn(&Socket) -> bool) -> Option<End> {
     let descriptors = processes::descriptors(pid).ok()?;
-    let (fd, _) = descriptors
-        .into_iter()
-        .find(|(_, target)| *target == name)?;
-    Some(End {
-        pid,
-        fd,
-        address: socket.local,
+    let sockets = sockets::tcp().ok()?.into_iter();
+    let mut sockets = sockets.filter(|s| s.remote.port() > 0 && s.inode > 0 && is_it(s));
+    sockets.find_map(|socket| {
+        let name = format!("socket:[{}]", socket.inode);
+        let (fd, _) = descriptors.iter().find(|(_, target)| *target == name)?;
+        Some(End {
+            pid,
+            fd: *fd,
+            address: socket.local,
+        })
     })
 }
 

@@ -1,0 +1,31 @@
+//! The labs of the group "When things go wrong" can fail: each is performed with something else
+//! happening than it tells, and must say so.
+
+use anyhow::{Result, ensure};
+use tcpecho_lab::labs::crash_and_reboot;
+use tcpecho_lab::labs::hosts::Fall;
+use tcpecho_lab::narrate::quiet::Quiet;
+use tcpecho_lab::narrate::{Lab, Scene};
+use tcpecho_lab::netns::{self, Isolation};
+
+/// Performs the lab with these acts in namespaces; it must find that `what` differs.
+fn differs(test: &str, lab: &Lab, acts: fn() -> Vec<Box<dyn Scene>>, what: &str) -> Result<()> {
+    netns::test(test, || {
+        let mut quiet = Quiet::new();
+        let lab = Lab { acts, ..*lab };
+        let report = lab.perform(&Isolation::Namespaces, &mut quiet)?;
+        let found = report.differences.iter().any(|d| d.starts_with(what));
+        ensure!(found, "{what}: {report}\n{}", quiet.transcript());
+        Ok(())
+    })
+}
+
+#[test]
+fn crash_and_reboot_with_a_host_that_remembers() -> Result<()> {
+    differs(
+        "crash_and_reboot_with_a_host_that_remembers",
+        &crash_and_reboot::LAB,
+        || crash_and_reboot::acts(Fall::CutOff),
+        "what tells the client should have been read = -1 ECONNRESET",
+    )
+}
