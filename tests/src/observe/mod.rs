@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod calls;
+pub mod icmp;
 pub mod packets;
 pub mod processes;
 pub mod resources;
