@@ -231,7 +231,8 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
     }
 }
 
-fn wait_for_state(pid: i32, state: char) -> anyhow::Result<()> {
+/// Waits until the process is in this state, as /proc shows it.
+pub(crate) fn wait_for_state(pid: i32, state: char) -> anyhow::Result<()> {
     eventually(&format!("process {pid} in state {state}"), PROMPTLY, || {
         processes::look(pid).filter(|process| process.state == state)
     })

@@ -9,6 +9,7 @@
 //! everybody else: from one moment to the next the host says nothing more. It comes back with its
 //! network card and its addresses, and has forgotten all connections.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::OnceLock;
@@ -26,6 +27,7 @@ use crate::narrate::{Fact, Names, Stage, Unseen, View};
 use crate::netns::Isolation;
 use crate::netns::host::{Host, Network, Way};
 use crate::observe::calls::{CallRecord, Phase};
+use crate::observe::icmp::{Ear, Unreachable};
 use crate::observe::packets::{Capture, Packet};
 use crate::observe::processes;
 use crate::observe::sock_diag::SockDiag;
@@ -50,7 +52,7 @@ const SECOND_CARD: &str = "eth1";
 const PROMPTLY: Duration = Duration::from_secs(10);
 
 /// How long we wait for a kernel that was told to give up within seconds.
-const AT_LAST: Duration = Duration::from_secs(60);
+const AT_LAST: Duration = Duration::from_secs(20);
 
 /// Three hosts, a server, clients; see the module's head.
 pub struct Hosts {
@@ -61,6 +63,10 @@ pub struct Hosts {
     talks: Vec<Talk>,
     marks: Vec<(u64, Side, String)>,
     struck_at: Option<u64>,
+    /// The client that could not connect.
+    vain: Option<ClientProcess>,
+    ear: Ear,
+    heard: RefCell<Vec<Unreachable>>,
     capture: Capture,
     missed: OnceLock<u64>,
 }
@@ -112,7 +118,10 @@ impl Hosts {
         client_host.set_up(CARD, CLIENT)?;
         client_host.route(EVERYWHERE, Way::Via(NEAR.0))?;
         connect_server(&server_host)?;
+        // It says what it has to say each time, not once a second.
+        router.set("ipv4/icmp_ratelimit", 0)?;
         let capture = client_host.run(|| Capture::start_on(CARD))?;
+        let ear = client_host.run(Ear::open)?;
         Ok(Self {
             client_host,
             router,
@@ -121,6 +130,9 @@ impl Hosts {
             talks: Vec::new(),
             marks: Vec::new(),
             struck_at: None,
+            vain: None,
+            ear,
+            heard: RefCell::default(),
             capture,
             missed: OnceLock::new(),
         })
@@ -193,7 +205,7 @@ impl Hosts {
     /// What happens to the server's host happens.
     pub fn strike(&mut self, fall: Fall) -> Result<()> {
         if fall != Fall::Killed {
-            self.tell_router(SERVER, Way::Blackhole)?;
+            self.tell_router(SERVER, Some(Way::Blackhole))?;
         }
         if fall == Fall::Crash {
             // Its kernel would say FIN for the dead, as that of a crashed host does not; with the
@@ -221,7 +233,7 @@ impl Hosts {
             self.start_server(&[])?;
         }
         if fall != Fall::Killed {
-            self.router.forget_route((SERVER, 32))?;
+            self.tell_router(SERVER, None)?;
         }
         self.note(Side::Server, "is up again");
         Ok(())
@@ -229,7 +241,7 @@ impl Hosts {
 
     /// The client's host loses power.
     pub fn crash_client_host(&mut self) -> Result<()> {
-        self.tell_router(CLIENT.0, Way::Blackhole)?;
+        self.tell_router(CLIENT.0, Some(Way::Blackhole))?;
         self.client_host.set_down(CARD)?;
         self.struck_at = Some(now());
         self.talks
@@ -237,9 +249,62 @@ impl Hosts {
             .try_for_each(|talk| talk.client.signal(Signal::SIGKILL))
     }
 
-    /// What the router does with packets to `ip`.
-    pub fn tell_router(&self, ip: Ipv4Addr, way: Way) -> Result<()> {
-        self.router.route((ip, 32), way)
+    /// What the router does with packets to `ip`; None: it forgets that it ever knew better than
+    /// for others.
+    pub fn tell_router(&self, ip: Ipv4Addr, way: Option<Way>) -> Result<()> {
+        match way {
+            Some(way) => self.router.route((ip, 32), way),
+            None => self.router.forget_route((ip, 32)),
+        }
+    }
+
+    /// The server's host has this address as well, and the router knows.
+    pub fn add_address(&self, ip: Ipv4Addr) -> Result<()> {
+        self.server_host.set_up(CARD, (ip, 32))?;
+        self.tell_router(ip, Some(Way::Via(SERVER)))
+    }
+
+    /// The server's host is dead, and nothing hides it from the router.
+    pub fn unplug_server_host(&mut self) -> Result<()> {
+        self.server_host.set_down(CARD)?;
+        self.struck_at = Some(now());
+        self.note(Side::Server, "is unplugged");
+        Ok(())
+    }
+
+    /// Starts a client that will not be connected, and waits until it has ended.
+    pub fn connect_in_vain(&mut self, ip: Ipv4Addr) -> Result<()> {
+        let client = Client::to(SocketAddr::new(ip.into(), defaults::PORT)).events();
+        let client = self.client_host.run(|| client.start())?;
+        client.wait(AT_LAST)?;
+        self.vain = Some(client);
+        Ok(())
+    }
+
+    /// How it ended.
+    pub fn vain_end(&self) -> Result<String> {
+        Ok(pair::fate(self.vain()?))
+    }
+
+    /// How long it waited for its connection.
+    pub fn vain_for(&self) -> Result<Duration> {
+        let calls = self.vain()?.calls();
+        let connect = calls.iter().find(|c| c.call == "connect");
+        let told = calls
+            .iter()
+            .rev()
+            .find(|c| matches!(&*c.call, "connect" | "poll"));
+        let (connect, told) = connect.zip(told).context("it has not called connect")?;
+        Ok(Duration::from_nanos(told.at - connect.at))
+    }
+
+    /// What it said.
+    pub fn vain_says(&self) -> Result<View> {
+        Ok(View::Printed(self.vain()?.stderr()))
+    }
+
+    fn vain(&self) -> Result<&ClientProcess> {
+        self.vain.as_ref().context("nobody has tried")
     }
 
     /// Waits until this client has ended, however long its kernel tries.
@@ -308,12 +373,7 @@ impl Hosts {
 
     /// How this client is: `asleep`, or how it ended: `exit status 5`.
     pub fn fate(&self, name: &str) -> Result<String> {
-        let client = &self.talk(name)?.client;
-        Ok(match (client.status(), processes::look(client.pid())) {
-            (Some(status), _) => status.to_string().replace("exit status: ", "exit status "),
-            (None, Some(process)) if process.state == 'S' => "asleep".into(),
-            (None, process) => format!("in state {}", process.map_or('?', |p| p.state)),
-        })
+        Ok(pair::fate(&self.talk(name)?.client))
     }
 
     /// How this client's kernel told it of the end: `read = -1 ETIMEDOUT`.
@@ -381,6 +441,25 @@ impl Hosts {
         Ok(packets)
     }
 
+    /// What the router has said of this client's connection.
+    fn hints(&self, name: &str) -> Result<Vec<Unreachable>> {
+        let address = self.talk(name)?.end.address;
+        let mut heard = self.heard.borrow_mut();
+        heard.extend(self.ear.heard()?);
+        Ok(heard
+            .iter()
+            .filter(|said| said.from == address)
+            .copied()
+            .collect())
+    }
+
+    /// The first that the router has said of this client's connection: `host unreachable`.
+    pub fn first_hint(&self, name: &str) -> Result<String> {
+        let hints = self.hints(name)?;
+        let first = hints.first().context("nobody has said anything")?;
+        Ok(first.to_string())
+    }
+
     /// The packets since this client's line was typed, in words: `client PSH,ACK - server RST`.
     pub fn exchange(&self, name: &str) -> Result<String> {
         let typed = self.talk(name)?.typed_at;
@@ -432,6 +511,9 @@ impl Hosts {
                 ladder = ladder.note(*at, *side, &**what);
             }
         }
+        for said in self.hints(name)? {
+            ladder = ladder.note(said.at, Side::Server, format!("router: {said}"));
+        }
         for (at, line) in talk.client.stderr_lines() {
             ladder = ladder.outcome(at, line);
         }
@@ -473,7 +555,8 @@ pub fn gaps(times: &[u64]) -> Vec<Duration> {
     pairs.map(|t| Duration::from_nanos(t[1] - t[0])).collect()
 }
 
-/// How the gaps grow, the first left out: `each twice the one before`, or the ratios.
+/// How the gaps grow, the first left out (a tail loss probe ends it): `each twice the one before`,
+/// `all alike`, or else their ratios.
 pub fn growth(times: &[u64]) -> String {
     let gaps = gaps(times);
     let late = gaps.get(1..).unwrap_or_default();
@@ -481,11 +564,13 @@ pub fn growth(times: &[u64]) -> String {
         .windows(2)
         .map(|pair| pair[1].as_secs_f64() / pair[0].as_secs_f64())
         .collect();
-    // The kernel's timers are a few per cent late, more where the processor is busy.
-    if ratios.len() >= 2 && ratios.iter().all(|ratio| (1.7..2.4).contains(ratio)) {
-        return "each twice the one before".into();
+    // The kernel's timers are late, the more so where the processor is busy.
+    let all = |range: std::ops::Range<f64>| ratios.iter().all(|ratio| range.contains(ratio));
+    match ratios.len() {
+        2.. if all(1.5..2.7) => "each twice the one before".into(),
+        2.. if all(0.6..1.5) => "all alike".into(),
+        _ => format!("ratios {ratios:.1?}"),
     }
-    format!("ratios {ratios:.1?}")
 }
 
 /// The gaps drawn to scale, one a line.

@@ -24,11 +24,12 @@ use crate::observe::packets::{Capture, Packet};
 use crate::observe::processes::{self, Process};
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets::{self, Socket, State};
-use crate::server::{Server, ServerProcess};
+use crate::peer::Peer;
+use crate::server::{Program, Server, ServerProcess, wait_for_state};
 use crate::wait::eventually;
 
 /// How long a program may take to do what it does at once.
-const PROMPTLY: Duration = Duration::from_secs(10);
+pub(super) const PROMPTLY: Duration = Duration::from_secs(10);
 
 /// An acknowledgement that took this long was held back by the kernel on purpose.
 const DELAYED: Duration = Duration::from_millis(20);
@@ -38,6 +39,9 @@ pub struct Pair {
     began: u64,
     port: u16,
     server: Option<ServerProcess>,
+    /// Servers that have died, whose children may live on.
+    former: Vec<ServerProcess>,
+    restart: &'static str,
     client: Option<ClientProcess>,
     connection: Option<Connection>,
     marks: Vec<Mark>,
@@ -80,6 +84,8 @@ impl Pair {
             began: now(),
             port,
             server: None,
+            former: Vec::new(),
+            restart: "not tried",
             client: None,
             connection: None,
             marks: Vec::new(),
@@ -91,8 +97,14 @@ impl Pair {
 
     /// Starts `tcpechod --model MODEL --bind 127.0.0.1 PORT`.
     pub fn start_server(&mut self, model: Model) -> Result<()> {
+        self.start_server_with(model, &[])
+    }
+
+    /// The same with these arguments.
+    pub fn start_server_with(&mut self, model: Model, args: &[&str]) -> Result<()> {
         let loopback = Ipv4Addr::LOCALHOST.to_string();
         let server = Server::model(model).arg("--bind").arg(loopback);
+        let server = server.args(args.iter().copied());
         let server = server.port(self.port).events().start()?;
         self.port = server.address().port();
         self.server = Some(server);
@@ -101,8 +113,14 @@ impl Pair {
 
     /// Starts `tcpecho --mode MODE 127.0.0.1 PORT` on a terminal, and waits until it is served.
     pub fn start_client(&mut self, mode: &str) -> Result<()> {
+        self.start_client_with(&["--mode", mode])
+    }
+
+    /// The same with these arguments.
+    pub fn start_client_with(&mut self, args: &[&str]) -> Result<()> {
         let server = self.server()?;
-        let client = Client::to(server.address()).mode(mode).events().on_pty();
+        let client = Client::to(server.address()).events().on_pty();
+        let client = args.iter().fold(client, |client, arg| client.arg(*arg));
         let client = client.start()?;
         let connection = eventually("a connection that is served", PROMPTLY, || {
             let near = end_of(client.pid(), |s| s.remote == server.address())?;
@@ -140,6 +158,71 @@ impl Pair {
         kill(Pid::from_raw(child), Signal::SIGKILL).context("kill the child")
     }
 
+    /// Sends the server this signal, and its children none.
+    pub fn signal_server(&mut self, signal: Signal) -> Result<()> {
+        self.mark(Side::Server, format!("{signal} to the parent"));
+        self.server()?.signal(signal)
+    }
+
+    /// Starts the server again, on the same port; the children of the one before may still be there.
+    /// Says how that went: `listening` or `EADDRINUSE`.
+    pub fn restart_server(&mut self, model: Model) -> Result<()> {
+        self.former.extend(self.server.take());
+        self.restart = match self.start_server(model) {
+            Err(error) if format!("{error:#}").contains("EADDRINUSE") => "EADDRINUSE",
+            result => result.map(|()| "listening")?,
+        };
+        Ok(())
+    }
+
+    /// How the last [`restart_server`](Self::restart_server) went.
+    pub fn restarted(&self) -> Result<&'static str> {
+        Ok(self.restart)
+    }
+
+    /// How the server is: `asleep`, or how it ended.
+    pub fn fate_of_server(&self) -> Result<String> {
+        Ok(fate(self.server()?))
+    }
+
+    /// Who is the parent of the process that serves the client: `the server` or `another`.
+    pub fn parent_of_child(&self) -> Result<&'static str> {
+        let child = processes::look(self.connection()?.server.pid);
+        let child = child.filter(|child| child.state != 'Z');
+        let is_its = child.context("it is gone")?.ppid == self.server()?.pid();
+        Ok(if is_its { "the server" } else { "another" })
+    }
+
+    /// Does anybody listen on the port? `somebody` or `nobody`.
+    pub fn listener(&self) -> Result<&'static str> {
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port);
+        let queued = SockDiag::open()?.queued(address)?;
+        Ok(queued.map_or("nobody", |_| "somebody"))
+    }
+
+    /// Another client: what it gets back for its hello.
+    pub fn next_client(&self) -> Result<&'static str> {
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port);
+        Peer::connect(address)?.echo(b"hello\n")?;
+        Ok("hello")
+    }
+
+    /// Stops the process that serves the client: it is there, and does nothing.
+    pub fn stop_child(&mut self) -> Result<()> {
+        let child = self.connection()?.server.pid;
+        self.mark(Side::Server, "stopped".into());
+        kill(Pid::from_raw(child), Signal::SIGSTOP).context("stop the child")?;
+        // Until it has stopped, it may still take what comes.
+        wait_for_state(child, 'T')
+    }
+
+    /// How many bytes wait at the server's socket for somebody to read them.
+    pub fn unread_at_server(&self) -> Result<usize> {
+        let Connection { client, server } = self.connection()?;
+        let unread = SockDiag::open()?.unread(server.address, client.address)?;
+        Ok(unread.context("the server has no such socket")? as usize)
+    }
+
     /// The lines that came back on the client's terminal.
     pub fn echoed(&self) -> Result<String> {
         let bytes = self.client()?.stdout();
@@ -162,12 +245,7 @@ impl Pair {
 
     /// How the client is: `asleep`, or how it ended: `exit status 3`.
     pub fn fate(&self) -> Result<String> {
-        let client = self.client()?;
-        Ok(match (client.status(), processes::look(client.pid())) {
-            (Some(status), _) => status.to_string().replace("exit status: ", "exit status "),
-            (None, Some(process)) if process.state == 'S' => "asleep".into(),
-            (None, process) => format!("in state {}", process.map_or('?', |p| p.state)),
-        })
+        Ok(fate(self.client()?))
     }
 
     /// How many children the server has, zombies included.
@@ -211,6 +289,12 @@ impl Pair {
     pub fn exchange_since(&self, at: u64) -> Result<String> {
         let client = self.connection()?.client.address;
         Ok(exchange(client, &self.packets_since(at)?))
+    }
+
+    /// The first packet since something was last done at the server's side: `server FIN,ACK`.
+    pub fn first_since(&self) -> Result<String> {
+        let all = self.exchange_since(self.killed_at()?)?;
+        Ok(all.split(" - ").next().unwrap_or_default().to_owned())
     }
 
     /// Which came first after the last line was typed: `the RST`, or `the read` of the client.
@@ -322,6 +406,12 @@ impl Pair {
         };
         let processes: Vec<_> = self.pids()?.into_iter().filter_map(bare).collect();
         Ok(processes::ps_view(&processes))
+    }
+
+    /// What ps shows of the process that serves the client.
+    pub fn ps_of_child(&self) -> Result<String> {
+        let child = processes::look(self.connection()?.server.pid);
+        Ok(processes::ps_view(&child.into_iter().collect::<Vec<_>>()))
     }
 
     /// What ss shows of the server's port.
@@ -452,6 +542,15 @@ pub fn in_words(call: &CallRecord) -> String {
         .replace(" (EOF)", "")
 }
 
+/// How a program is: `asleep`, or how it ended: `exit status 3`.
+pub fn fate(program: &Program) -> String {
+    match (program.status(), processes::look(program.pid())) {
+        (Some(status), _) => status.to_string().replace("exit status: ", "exit status "),
+        (None, Some(process)) if process.state == 'S' => "asleep".into(),
+        (None, process) => format!("in state {}", process.map_or('?', |p| p.state)),
+    }
+}
+
 /// The packets of a connection in words: `server FIN,ACK - client ACK`.
 pub fn exchange(client: SocketAddr, packets: &[Packet]) -> String {
     let told = |p: &Packet| {
@@ -523,6 +622,9 @@ pub(super) fn end_of(pid: i32, is_it: impl Fn(&Socket) -> bool) -> Option<End> {
 impl Stage for Pair {
     fn names(&self) -> Names {
         let mut names = vec![("port", self.port.to_string())];
+        if let Some(server) = &self.server {
+            names.push(("server", server.pid().to_string()));
+        }
         if let Ok(pids) = self.pids() {
             let all = pids.iter().map(ToString::to_string).collect::<Vec<_>>();
             names.push(("child", all[1].clone()));

@@ -38,35 +38,43 @@ pub struct Change {
 /// Changes in the making.
 #[derive(Debug)]
 pub struct StateLog {
-    sides: [(Side, SocketAddr, SocketAddr); 2],
-    changes: Arc<Mutex<Vec<Change>>>,
+    log: Arc<Log>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
+#[derive(Debug)]
+struct Log {
+    /// Of the network namespace in which the watching began.
+    diag: SockDiag,
+    sides: [(Side, SocketAddr, SocketAddr); 2],
+    changes: Mutex<Vec<Change>>,
+}
+
 impl StateLog {
-    /// Watches a connection between two addresses, until dropped.
+    /// Watches a connection between two addresses, in this thread's network namespace, until dropped.
     pub fn watch(client: SocketAddr, server: SocketAddr) -> Result<Self> {
-        let diag = SockDiag::open()?;
-        let changes = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::new(Log {
+            diag: SockDiag::open()?,
+            sides: [
+                (Side::Client, client, server),
+                (Side::Server, server, client),
+            ],
+            changes: Mutex::default(),
+        });
         let stop = Arc::new(AtomicBool::new(false));
-        let (log, ended) = (Arc::clone(&changes), Arc::clone(&stop));
-        let sides = [
-            (Side::Client, client, server),
-            (Side::Server, server, client),
-        ];
-        look(&diag, sides, &log);
+        let (watching, ended) = (Arc::clone(&log), Arc::clone(&stop));
+        log.look();
         let thread = thread::Builder::new()
             .name("states".into())
             .spawn(move || {
                 while !ended.load(Ordering::Relaxed) {
-                    look(&diag, sides, &log);
+                    watching.look();
                     thread::sleep(INTERVAL);
                 }
             })?;
         Ok(Self {
-            sides,
-            changes,
+            log,
             stop,
             thread: Some(thread),
         })
@@ -74,10 +82,8 @@ impl StateLog {
 
     /// The changes so far, up to this moment.
     pub fn changes(&self) -> Vec<Change> {
-        if let Ok(diag) = SockDiag::open() {
-            look(&diag, self.sides, &self.changes);
-        }
-        let changes = self.changes.lock();
+        self.log.look();
+        let changes = self.log.changes.lock();
         changes.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -98,13 +104,15 @@ pub fn now() -> u64 {
     since.map_or(0, |since| since.as_nanos() as u64)
 }
 
-/// Looks at both sockets. Who looks holds the log, so that looks are in order.
-fn look(diag: &SockDiag, sides: [(Side, SocketAddr, SocketAddr); 2], log: &Mutex<Vec<Change>>) {
-    let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-    for (side, local, remote) in sides {
-        let asked = now();
-        let state = diag.state(local, remote).unwrap_or(None);
-        note(&mut log, [asked, now()], side, state);
+impl Log {
+    /// Looks at both sockets. Who looks holds the changes, so that looks are in order.
+    fn look(&self) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (side, local, remote) in self.sides {
+            let asked = now();
+            let state = self.diag.state(local, remote).unwrap_or(None);
+            note(&mut changes, [asked, now()], side, state);
+        }
     }
 }
 
