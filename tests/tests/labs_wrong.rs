@@ -2,8 +2,8 @@
 //! happening than it tells, and must say so.
 
 use anyhow::{Result, ensure};
-use tcpecho_lab::labs::crash_and_reboot;
 use tcpecho_lab::labs::hosts::Fall;
+use tcpecho_lab::labs::{crash_and_reboot, fin_or_reset};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
@@ -27,5 +27,15 @@ fn crash_and_reboot_with_a_host_that_remembers() -> Result<()> {
         &crash_and_reboot::LAB,
         || crash_and_reboot::acts(Fall::CutOff),
         "what tells the client should have been read = -1 ECONNRESET",
+    )
+}
+
+#[test]
+fn fin_or_reset_with_a_server_that_reads() -> Result<()> {
+    differs(
+        "fin_or_reset_with_a_server_that_reads",
+        &fin_or_reset::LAB,
+        || fin_or_reset::acts(false),
+        "bytes unread at the server should have been 11",
     )
 }

@@ -8,6 +8,7 @@ pub mod crash_and_reboot;
 pub mod crowd;
 pub mod dispositions;
 pub mod eintr;
+pub mod fin_or_reset;
 pub mod hosts;
 pub mod one_wait;
 pub mod pair;
@@ -31,6 +32,7 @@ macro_rules! every_lab {
             sigpipe
             dispositions
             premature_termination
+            fin_or_reset
             crash_and_reboot
         }
     };
