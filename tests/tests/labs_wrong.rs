@@ -2,8 +2,9 @@
 //! happening than it tells, and must say so.
 
 use anyhow::{Result, ensure};
+use tcpecho_common::Mistake;
 use tcpecho_lab::labs::hosts::Fall;
-use tcpecho_lab::labs::{crash_and_reboot, fin_or_reset};
+use tcpecho_lab::labs::{abort_before_accept, crash_and_reboot, fin_or_reset};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
@@ -37,5 +38,15 @@ fn fin_or_reset_with_a_server_that_reads() -> Result<()> {
         &fin_or_reset::LAB,
         || fin_or_reset::acts(false),
         "bytes unread at the server should have been 11",
+    )
+}
+
+#[test]
+fn abort_before_accept_with_a_server_that_dies_of_it() -> Result<()> {
+    differs(
+        "abort_before_accept_with_a_server_that_dies_of_it",
+        &abort_before_accept::LAB,
+        || abort_before_accept::acts(Some(Mistake::DieOnReset)),
+        "the next client's echo should have been hello",
     )
 }

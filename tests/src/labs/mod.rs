@@ -3,6 +3,7 @@
 //! A new lab is a file here with a `pub static LAB`, a `mod` line, and its name in the list below.
 //! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
 
+pub mod abort_before_accept;
 pub mod cast;
 pub mod crash_and_reboot;
 pub mod crowd;
@@ -33,6 +34,7 @@ macro_rules! every_lab {
             dispositions
             premature_termination
             fin_or_reset
+            abort_before_accept
             crash_and_reboot
         }
     };
