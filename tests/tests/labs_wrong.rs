@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use tcpecho_common::Mistake;
 use tcpecho_lab::labs::hosts::Fall;
-use tcpecho_lab::labs::{abort_before_accept, crash_and_reboot, fin_or_reset};
+use tcpecho_lab::labs::{abort_before_accept, crash_and_reboot, fin_or_reset, host_crash};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
@@ -28,6 +28,16 @@ fn crash_and_reboot_with_a_host_that_remembers() -> Result<()> {
         &crash_and_reboot::LAB,
         || crash_and_reboot::acts(Fall::CutOff),
         "what tells the client should have been read = -1 ECONNRESET",
+    )
+}
+
+#[test]
+fn host_crash_with_a_server_that_is_only_killed() -> Result<()> {
+    differs(
+        "host_crash_with_a_server_that_is_only_killed",
+        &host_crash::LAB,
+        || host_crash::acts(Fall::Killed),
+        "A should have been read = -1 ETIMEDOUT, but was read = 0",
     )
 }
 

@@ -10,6 +10,7 @@ pub mod crowd;
 pub mod dispositions;
 pub mod eintr;
 pub mod fin_or_reset;
+pub mod host_crash;
 pub mod hosts;
 pub mod one_wait;
 pub mod pair;
@@ -35,6 +36,7 @@ macro_rules! every_lab {
             premature_termination
             fin_or_reset
             abort_before_accept
+            host_crash
             crash_and_reboot
         }
     };
