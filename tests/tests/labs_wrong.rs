@@ -4,9 +4,12 @@
 use anyhow::{Result, ensure};
 use tcpecho_common::Mistake;
 use tcpecho_lab::labs::hosts::Fall;
-use tcpecho_lab::labs::{abort_before_accept, crash_and_reboot, fin_or_reset, host_crash};
+use tcpecho_lab::labs::{
+    abort_before_accept, crash_and_reboot, fin_or_reset, host_crash, unreachable,
+};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
+use tcpecho_lab::netns::host::Way;
 use tcpecho_lab::netns::{self, Isolation};
 
 /// Performs the lab with these acts in namespaces; it must find that `what` differs.
@@ -58,5 +61,15 @@ fn abort_before_accept_with_a_server_that_dies_of_it() -> Result<()> {
         &abort_before_accept::LAB,
         || abort_before_accept::acts(Some(Mistake::DieOnReset)),
         "the next client's echo should have been hello",
+    )
+}
+
+#[test]
+fn unreachable_with_a_router_that_says_nothing() -> Result<()> {
+    differs(
+        "unreachable_with_a_router_that_says_nothing",
+        &unreachable::LAB,
+        || unreachable::acts(Way::Blackhole),
+        "H should have been read = -1 EHOSTUNREACH, but was read = -1 ETIMEDOUT",
     )
 }

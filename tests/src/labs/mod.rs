@@ -17,6 +17,7 @@ pub mod pair;
 mod premature_termination;
 pub mod sigpipe;
 pub mod states;
+pub mod unreachable;
 pub mod wait3;
 pub mod zombies;
 
@@ -37,6 +38,7 @@ macro_rules! every_lab {
             fin_or_reset
             abort_before_accept
             host_crash
+            unreachable
             crash_and_reboot
         }
     };
