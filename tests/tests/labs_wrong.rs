@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use tcpecho_common::Mistake;
 use tcpecho_lab::labs::hosts::Fall;
 use tcpecho_lab::labs::{
-    abort_before_accept, crash_and_reboot, fin_or_reset, host_crash, unreachable,
+    abort_before_accept, crash_and_reboot, fin_or_reset, host_crash, shutdown, unreachable,
 };
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
@@ -71,5 +71,15 @@ fn unreachable_with_a_router_that_says_nothing() -> Result<()> {
         &unreachable::LAB,
         || unreachable::acts(Way::Blackhole),
         "H should have been read = -1 EHOSTUNREACH, but was read = -1 ETIMEDOUT",
+    )
+}
+
+#[test]
+fn shutdown_with_children_that_keep_the_listening_socket() -> Result<()> {
+    differs(
+        "shutdown_with_children_that_keep_the_listening_socket",
+        &shutdown::LAB,
+        || shutdown::acts(&["--mistake", "keep-listenfd"]),
+        "starting it again should have been listening, but was EADDRINUSE",
     )
 }

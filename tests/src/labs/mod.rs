@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod one_wait;
 pub mod pair;
 mod premature_termination;
+pub mod shutdown;
 pub mod sigpipe;
 pub mod states;
 pub mod unreachable;
@@ -40,6 +41,7 @@ macro_rules! every_lab {
             host_crash
             unreachable
             crash_and_reboot
+            shutdown
         }
     };
 }
