@@ -54,6 +54,11 @@ fn run(server: SocketAddr, args: &[&str]) -> Result<(Option<i32>, Report, String
     Ok((code, report, client.stderr()))
 }
 
+/// A machine that is busy makes doubtful figures, not wrong ones.
+fn is_warning(line: &str) -> bool {
+    line.starts_with("tcpecho-load: warning: ")
+}
+
 /// What a run with `--json-stream` has said so far.
 fn events(client: &ClientProcess) -> Result<Vec<Event>> {
     let text = String::from_utf8(client.stdout())?;
@@ -112,7 +117,7 @@ fn every_kind_of_load_comes_back_whole(contestant: &Contestant) -> Result<()> {
     ] {
         let (code, report, stderr) = run(server.address(), &[load, SHORT].concat())?;
         ensure!(
-            code == Some(0) && stderr.is_empty(),
+            code == Some(0) && stderr.lines().all(is_warning),
             "{load:?}: {stderr}\n{server}"
         );
         ensure!(report.outcome == Outcome::Complete, "{load:?}: {report:?}");

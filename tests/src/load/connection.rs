@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -105,17 +105,17 @@ impl Connection {
     }
 
     /// Has it been established, as far as is known? Errors: why it will not be.
-    pub fn establish(&mut self) -> Result<bool, Failure> {
+    pub fn establish(&mut self, target: SocketAddr) -> Result<bool, Failure> {
         if !self.writable {
             return Ok(false);
         }
-        match self.stream.take_error() {
-            Ok(None) => {}
-            Ok(Some(error)) | Err(error) => return Err(Failure::system(&error)),
+        if self.to_the_end {
+            if let Some(error) = self.stream.take_error().unwrap_or_else(Some) {
+                return Err(Failure::system(&error));
+            }
         }
-        let (local, peer) = (self.stream.local_addr(), self.stream.peer_addr());
         // Nobody listens, and its own port was the one it asked for.
-        if local.is_ok_and(|local| peer.is_ok_and(|peer| local == peer)) {
+        if self.stream.local_addr().is_ok_and(|local| local == target) {
             return Err(Failure::new(Kind::Refused, "it met itself"));
         }
         self.state = State::Open;

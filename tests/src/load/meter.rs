@@ -321,3 +321,127 @@ impl Meter {
         (over, self.parts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CLOSED: Mode = Mode::Closed { depth: 1 };
+    const OPEN: Mode = Mode::Open { rate: 1.0 };
+
+    /// Warm-up from 1000 to 2000, measurement to 6000.
+    const TIMES: Times = Times {
+        start: 1000,
+        begin: 2000,
+        end: 6000,
+        slice: 1500,
+    };
+
+    fn at(due: u64) -> Start {
+        Start { due, sent: due }
+    }
+
+    /// A meter that has seen these messages, each with when it began and came back; all its slices.
+    fn metered(mode: Mode, messages: &[(u64, u64)]) -> (Slice, Parts, usize) {
+        let mut meter = Meter::new(mode, TIMES);
+        for (began, back) in messages {
+            meter.at(*back);
+            meter.echo(at(*began), *back);
+        }
+        meter.at(TIMES.end);
+        let (slices, parts) = meter.finish();
+        let mut all = Slice::of(mode);
+        for (_, slice) in &slices {
+            all.merge(slice);
+        }
+        (all, parts, slices.len())
+    }
+
+    #[test]
+    fn echoes_count_by_their_end_and_times_by_their_beginning() {
+        for (began, back, counts, is_timed) in [
+            (1500, 1999, 0, 0),
+            (1500, 2000, 1, 0),
+            (2000, 2100, 1, 1),
+            (5999, 5999, 1, 1),
+            (5999, 7000, 0, 1),
+            (6000, 7000, 0, 0),
+        ] {
+            let (all, _, _) = metered(CLOSED, &[(began, back)]);
+            let seen = (all.echoes, all.times.latency.count());
+            assert_eq!(seen, (counts, is_timed), "{began} {back}");
+        }
+    }
+
+    #[test]
+    fn what_was_never_sent_has_waited_until_the_end() {
+        let mut meter = Meter::new(OPEN, TIMES);
+        meter.unsent(1999);
+        meter.unsent(2500);
+        meter.unsent(6000);
+        let (slices, _) = meter.finish();
+        let latency = slices[0].1.times.latency.latency().expect("one");
+        assert_eq!(latency.count, 1);
+        assert!((latency.max_us - 3.5).abs() < 0.01, "{latency:?}");
+    }
+
+    #[test]
+    fn service_begins_with_the_call_that_sends() {
+        let mut meter = Meter::new(OPEN, TIMES);
+        let start = Start {
+            due: 2100,
+            sent: 2900,
+        };
+        meter.at(3000);
+        meter.echo(start, 3000);
+        let (slices, _) = meter.finish();
+        let times = &slices[0].1.times;
+        let max = |recorder: &Recorder| recorder.latency().expect("one").max_us;
+        assert!((max(&times.latency) - 0.9).abs() < 0.001);
+        assert!((max(times.service.as_ref().expect("open")) - 0.1).abs() < 0.001);
+    }
+
+    #[test]
+    fn quarters_are_compared() {
+        let steady: Vec<_> = (0..40).map(|n| (1000, 2000 + n * 100)).collect();
+        let (_, parts, _) = metered(CLOSED, &steady);
+        let warmup = parts.warmup(&TIMES, TIMES.end);
+        assert!(warmup.steady && warmup.warm_rate == Some(0.0), "{warmup:?}");
+        assert!((warmup.first_rate - 10.0 / 1e-6).abs() < 1.0, "{warmup:?}");
+        let slower: Vec<_> = steady
+            .iter()
+            .copied()
+            .filter(|(_, back)| back % 200 == 0 || *back < 5000)
+            .collect();
+        assert!(!metered(CLOSED, &slower).1.warmup(&TIMES, TIMES.end).steady);
+        // Of a run that was cut off, the last quarter that there was.
+        let warmup = parts.warmup(&TIMES, 2500);
+        assert!(warmup.steady && warmup.last_rate > 0.0, "{warmup:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn slices_lose_nothing(mut messages in proptest::collection::vec((1000..8000_u64, 0..2000_u64), 0..50)) {
+            messages.sort_by_key(|(began, took)| began + took);
+            let messages: Vec<_> = messages.iter().map(|(began, took)| (*began, began + took)).collect();
+            let (all, parts, slices) = metered(CLOSED, &messages);
+            let back = messages.iter().filter(|(_, back)| (2000..6000).contains(back)).count();
+            let begun = messages.iter().filter(|(began, _)| (2000..6000).contains(began)).count();
+            prop_assert_eq!(all.echoes, back as u64);
+            prop_assert_eq!(all.times.latency.count(), begun as u64);
+            prop_assert_eq!(parts.0.iter().sum::<u64>(), messages.len() as u64);
+            // 1500, 1500, 1000, and what came after the end.
+            prop_assert_eq!(slices, 4);
+        }
+    }
+
+    #[test]
+    fn slices_end_where_the_measurement_does() {
+        let slice = |number| TIMES.slice(number);
+        let ns = Duration::from_nanos;
+        assert_eq!(slice(0), (ns(0), ns(1500)));
+        assert_eq!(slice(2), (ns(3000), ns(1000)));
+        assert_eq!(slice(3), (ns(4000), ns(0)));
+    }
+}

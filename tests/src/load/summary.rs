@@ -8,11 +8,14 @@ use crate::load::latency::Recorder;
 use crate::load::meter::{Parts, Slice, Times};
 use crate::load::plan::Kind;
 use crate::load::processor::Usage;
-use crate::load::report::{Company, FORMAT, Generator, Mode, Outcome, Report, Shares};
+use crate::load::report::{Company, FORMAT, Generator, Mode, Outcome, Report, Shares, Warmup};
 use crate::load::worker::{self, Shared};
 
 /// A thread that is busy for more of the time has none left.
 const BUSY: f64 = 0.9;
+
+/// In less time than this, in seconds, a rate is never steady.
+const LONG_ENOUGH: f64 = 1.0;
 
 /// Adds up.
 #[derive(Debug)]
@@ -79,7 +82,11 @@ impl Summary {
         let times = self.times();
         let measured_s = seconds(times.end - times.begin);
         let generator = self.generator(measured_s);
-        let warnings = self.warnings(shared, &generator);
+        let warmup = self.parts.warmup(&self.times, times.end);
+        let mut warnings = self.warnings(shared, &generator);
+        if !warmup.steady && measured_s >= LONG_ENOUGH {
+            warnings.push(unsteady(&warmup));
+        }
         let recorded = |recorder: Option<&Recorder>| recorder.and_then(Recorder::latency);
         let recorders = &self.slice.times;
         Report {
@@ -97,7 +104,7 @@ impl Summary {
             connect: recorded(recorders.connect.as_ref()),
             first_echo: recorded(recorders.first_echo.as_ref()),
             shares: shares(&self.echoes),
-            warmup: self.parts.warmup(&self.times, times.end),
+            warmup,
             company: self.company.into_values().collect(),
             generator,
             errors: self.failures.report(),
@@ -155,6 +162,14 @@ impl Summary {
         }
         warnings
     }
+}
+
+fn unsteady(warmup: &Warmup) -> String {
+    format!(
+        "the rate changed from {:.0} a second in the first quarter to {:.0} in the last: a longer \
+         --warmup or --duration, or a quieter machine",
+        warmup.first_rate, warmup.last_rate
+    )
 }
 
 fn shares(echoes: &[u64]) -> Shares {

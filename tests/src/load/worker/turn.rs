@@ -143,7 +143,7 @@ impl Worker<'_> {
         };
         if connection.is_connecting() {
             let target = self.shared.address;
-            let established = connection.establish();
+            let established = connection.establish(target);
             if !established.map_err(|failure| failure.of(&format!("connect to {target}")))? {
                 return Ok(());
             }
@@ -232,8 +232,7 @@ impl Worker<'_> {
         slot.echoes += if counts { complete } else { 0 };
         match slot.sends {
             Sends::Answers(_) if self.phase == Phase::Loaded => {
-                self.now = clock::now();
-                (0..complete).for_each(|_| connection.release(self.now));
+                (0..complete).for_each(|_| connection.release(now));
             }
             Sends::Once if complete > 0 => {
                 meter.first_echo(connection.began, now);
