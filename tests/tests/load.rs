@@ -17,7 +17,7 @@ use tcpecho_common::Model;
 use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::contestant::Contestant;
 use tcpecho_lab::load::clock;
-use tcpecho_lab::load::report::{Event, Outcome, Report};
+use tcpecho_lab::load::report::{Event, Latency, Outcome, Report};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
@@ -232,14 +232,37 @@ fn a_stall_of_the_server_shows_in_an_open_loop() -> Result<()> {
         latency.max_us >= 0.99 * stall.as_secs_f64() * 1e6,
         "{client}"
     );
-    let p99_9 = latency.percentile(99.0).context("the 99th percentile")?;
-    ensure!(p99_9 >= 0.9 * stall.as_secs_f64() * 1e6, "{p99_9}");
+    let p99 = latency.percentile(99.0).context("the 99th percentile")?;
+    ensure!(p99 >= 0.9 * stall.as_secs_f64() * 1e6, "{p99}");
     // Every message that was due in the first nine tenths of it waited for a tenth of it or more.
     let late = latency
         .recorder()?
         .count_from((stall / 10).as_nanos() as u64);
     let due = (stall.as_secs_f64() * 0.9 * 1000.0) as u64;
     ensure!(late >= due - 2, "{late} were late, of {due}");
+    Ok(())
+}
+
+/// The same where it is the generator that stands still: what was due meanwhile is sent too late, and
+/// counts from when it was due.
+#[test]
+fn what_is_sent_too_late_counts_from_when_it_was_due() -> Result<()> {
+    let server = Server::model(Model::Reactor).start()?;
+    let plan = ["-c", "10", "--rate", "1000", "-d", "2s", "--json-stream"];
+    let client = load(server.address(), &plan).start()?;
+    wait_for(&client, "the measurement", is_measuring)?;
+    client.signal(Signal::SIGSTOP)?;
+    let began = clock::now();
+    // The stall itself, not a wait for something.
+    std::thread::sleep(Duration::from_millis(500));
+    let stall = (clock::now() - began) as f64 / 1e3;
+    client.signal(Signal::SIGCONT)?;
+    ensure!(client.wait(DEADLINE)?.success(), "{client}");
+    let report = last_report(&client)?;
+    let p99 = |latency: Option<Latency>| latency.and_then(|times| times.percentile(99.0));
+    let (latency, service) = (p99(report.latency), p99(report.service));
+    ensure!(latency.is_some_and(|us| us > 0.8 * stall), "{latency:?}");
+    ensure!(service.is_some_and(|us| us < 0.5 * stall), "{service:?}");
     Ok(())
 }
 
