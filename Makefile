@@ -3,6 +3,8 @@
 CARGO ?= cargo
 # Which demonstration `make demo` runs; `make demo DEMO=` lists them.
 DEMO ?= premature-termination
+# More flags for `make bench`.
+BENCH ?=
 # The oldest compiler that builds this.
 RUST_VERSION := 1.85
 
@@ -38,6 +40,16 @@ test-outside: cargo ## tests with other people's programs: ncat, nc, socat, inet
 demo: cargo ## the premature termination of a server, acted out and explained (DEMO=name: another one)
 	@$(CARGO) build --workspace --bins --locked
 	@$(CARGO) run --quiet --locked -p tcpecho-lab -- $(if $(DEMO),run $(DEMO),list)
+
+.PHONY: compare
+compare: build ## four models under three loads, side by side, in under 90 seconds
+	@target/release/tcpecho-lab compare
+
+.PHONY: bench
+bench: build ## the same with a report: target/bench.html, .json, .csv, .md (BENCH="--full": everything)
+	@target/release/tcpecho-lab compare $(BENCH) --export-html target/bench.html --export-json target/bench.json \
+	  --export-csv target/bench.csv --export-markdown target/bench.md
+	@echo "report: target/bench.html"
 
 .PHONY: soak
 soak: cargo ## all models under loads, faults, signals, restarts for MINUTES=N (1); fails on any loss

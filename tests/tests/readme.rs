@@ -15,7 +15,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::CommandFactory;
+use clap::{Args, CommandFactory};
+use tcpecho_lab::compare::cli::Compare;
 use tcpecho_lab::{binaries, netns};
 
 /// How long an expected line may take; `make demo` is the slowest.
@@ -62,7 +63,13 @@ fn console_blocks_show_what_the_programs_do() -> Result<()> {
 #[test]
 fn every_flag_is_in_its_table() -> Result<()> {
     let readme = readme()?;
-    for command in [tcpechod::cli::Cli::command(), tcpecho::cli::Cli::command()] {
+    let compare = Compare::augment_args(clap::Command::new("tcpecho-lab compare"));
+    for command in [
+        tcpechod::cli::Cli::command(),
+        tcpecho::cli::Cli::command(),
+        tcpecho_lab::load::cli::Cli::command(),
+        compare,
+    ] {
         let hidden = ["help", "version"];
         // Hidden ones are what our programs say to each other.
         let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());

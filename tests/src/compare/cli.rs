@@ -47,16 +47,16 @@ const COUNTING: Duration = Duration::from_millis(900);
 
 /// Help behind the flags.
 pub const HELP: &str = "\
-Every server is started, loaded, accounted for (with its children, those that have ended as well), and
-stopped, in every round, next to the others; in the end sentences say what the figures mean. The load
-generator (tcpecho-load) has a processor to itself, if there is more than one.
+Every server is started, loaded, accounted for (with its children, those that have ended as
+well), and stopped, in every round, next to the others; in the end sentences say what the figures
+mean. The load generator (tcpecho-load) has a processor to itself, if there is more than one.
 
 Examples:
-  tcpecho-lab compare                                       four models, three workloads, under 90 s
+  tcpecho-lab compare                                      four models, three workloads, under 90 s
   tcpecho-lab compare --models 'reactor,reactor --workers 2' --workload connections
   tcpecho-lab compare --server 'python3 echo.py {port}'     and yours
   tcpecho-lab compare --server 'mine=./echo -p {port}' --models none --server './other {port}'
-  tcpecho-lab compare --full --export-html report.html      all there is: see how long it says it takes
+  tcpecho-lab compare --full --export-html report.html     all there is: it says how long that takes
 
 Exit codes: 0 done (who cannot do something by its nature is no failure), 1 a server failed,
 2 the command line cannot be right, 130 after Ctrl-C, which leaves nothing behind.";

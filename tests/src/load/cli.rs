@@ -31,7 +31,7 @@ const AFTER_HELP: &str = "\
 Examples:
   tcpecho-load localhost                    50 connections, a message of 64 bytes each, to and fro
   tcpecho-load localhost -c 1 -d 10         the round trip, undisturbed
-  tcpecho-load localhost --rate 10k         10,000 a second come what may: latency under a given load
+  tcpecho-load localhost --rate 10k         latency at 10,000 a second, come what may
   tcpecho-load localhost --connect-per-request      what a connection costs
   tcpecho-load localhost -c 4 --bulk        throughput, both ways at once
   tcpecho-load localhost --idle 5000        do silent connections cost the others anything?
@@ -40,18 +40,21 @@ Examples:
 
 Every byte that comes back is compared, and every connection must end with a FIN after ours.
 
-What counts: an echo counts if it came back while measuring; its time if it began while measuring, even if
-it came back later. Closed loop (the default): from the send to the last byte of the echo; whoever waits sends
-nothing, so a server that stalls is asked less. Open loop (--rate): from the moment the message was due.
+What counts: an echo counts if it came back while measuring; its time if it began while measuring,
+even if it came back later. Closed loop (the default): from the send to the last byte of the echo;
+whoever waits sends nothing, so a server that stalls is asked less. Open loop (--rate): from the
+moment the message was due.
 
-Times take ms, s or m: 250ms, 5s (or 5), 2m. Sizes take k or M: 64k is 65,536 bytes. Rates: 10k is 10,000.
+Times take ms, s or m: 250ms, 5s (or 5), 2m. Sizes take k or M: 64k is 65,536 bytes. Rates: 10k is
+10,000.
 
 Exit codes:
   0  all came back, or nobody reads our stdout any more
   1  errors: told on stderr, one line for each kind
   2  the command line cannot be right
   5  no answer to connect, or host or network unreachable
-After Ctrl-C it prints what it has measured and dies of the signal (130); a second one ends it at once.";
+After Ctrl-C it prints what it has measured and dies of the signal (130); a second one ends it at
+once.";
 
 const LOAD: &str = "Load";
 const COMPANY: &str = "Company of the measured connections";
