@@ -7,6 +7,9 @@
 //! from the programs' own records of system calls. The port is the course's 9877 in a network
 //! namespace of one's own, one of the kernel's choice elsewhere.
 
+mod timeline;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -21,9 +24,11 @@ use tcpecho_common::defaults;
 
 use crate::client::{Client, ClientProcess};
 use crate::labs::states::now;
+use crate::narrate::ladder::Side;
 use crate::narrate::{Act, Names, Stage, Typed, View, keys, shell};
 use crate::netns::Isolation;
 use crate::observe::calls::{CallRecord, Phase};
+use crate::observe::packets::Capture;
 use crate::observe::processes::{self, Process};
 use crate::observe::rest::is_at_rest;
 use crate::observe::sock_diag::SockDiag;
@@ -47,28 +52,44 @@ pub struct Crowd {
     /// Do the programs record their system calls?
     recorded: bool,
     server: Option<ServerProcess>,
-    clients: Vec<ClientProcess>,
+    clients: Vec<Guest>,
     peers: Vec<Peer>,
     /// The server's children when it was last sent a signal: afterwards it may not have them.
     family: Vec<i32>,
     /// When something was last made to happen.
     acted: u64,
+    /// What was made to happen, and when.
+    marks: Vec<(u64, Side, String)>,
+    capture: Result<Capture, String>,
+    /// Frames that the capture had to drop: if any, it proves nothing.
+    missed: Cell<u64>,
+}
+
+/// A client, and its end of its (first) connection.
+struct Guest {
+    process: ClientProcess,
+    address: SocketAddr,
+    fd: i32,
 }
 
 impl Crowd {
     /// An empty stage whose programs record their system calls.
     pub fn open(place: &Isolation) -> Result<Self> {
+        let (port, capture) = match place {
+            Isolation::Namespaces => (defaults::PORT, Ok(Capture::start()?)),
+            Isolation::Plain(_) => (0, Err("packets are seen only in namespaces".into())),
+        };
         Ok(Self {
-            port: match place {
-                Isolation::Namespaces => defaults::PORT,
-                Isolation::Plain(_) => 0,
-            },
+            port,
             recorded: true,
             server: None,
             clients: Vec::new(),
             peers: Vec::new(),
             family: Vec::new(),
             acted: now(),
+            marks: Vec::new(),
+            capture,
+            missed: Cell::new(0),
         })
     }
 
@@ -117,12 +138,16 @@ impl Crowd {
         };
         let client = client.on_pty().start()?;
         self.acted = now();
-        eventually("a client that is connected", PROMPTLY, || {
-            let connected = !connections_of(client.pid(), address).ok()?.is_empty();
-            (connected && is_at_rest(client.pid())).then_some(())
+        let (fd, address) = eventually("a client that is connected", PROMPTLY, || {
+            let first = ends_of(client.pid(), address).ok()?.into_iter().next();
+            first.filter(|_| is_at_rest(client.pid()))
         })
         .with_context(|| client.transcript())?;
-        self.clients.push(client);
+        self.clients.push(Guest {
+            process: client,
+            address,
+            fd,
+        });
         Ok(())
     }
 
@@ -139,13 +164,13 @@ impl Crowd {
 
     /// Types a line at the `nth` client's keyboard.
     pub fn type_line(&mut self, nth: usize, line: &str) -> Result<()> {
-        self.acted = now();
+        self.mark(Side::Client, format!("typed: {line}"));
         self.client(nth)?.type_line(line)
     }
 
     /// Types ^D: the `nth` client says goodbye and ends.
     pub fn end_input(&mut self, nth: usize) -> Result<()> {
-        self.acted = now();
+        self.mark(Side::Client, "typed: ^D");
         self.client(nth)?.close_stdin()
     }
 
@@ -158,21 +183,21 @@ impl Crowd {
     /// Sends the server's parent process a signal.
     pub fn signal_server(&mut self, signal: Signal) -> Result<()> {
         self.family = self.child_pids()?;
-        self.acted = now();
+        self.mark(Side::Server, format!("{signal} to the parent"));
         self.server()?.signal(signal)
     }
 
     /// Sends the server's `nth` child a signal; a zombie takes any.
     pub fn signal_child(&mut self, nth: usize, signal: Signal) -> Result<()> {
         let child = self.child(nth)?.pid;
-        self.acted = now();
+        self.mark(Side::Server, format!("{signal} to the child"));
         // An unreaped child's pid is nobody else's.
         kill(Pid::from_raw(child), signal).with_context(|| format!("{signal} to child {child}"))
     }
 
     /// Sends the `nth` client a signal.
     pub fn signal_client(&mut self, nth: usize, signal: Signal) -> Result<()> {
-        self.acted = now();
+        self.mark(Side::Client, signal.to_string());
         self.client(nth)?.signal(signal)
     }
 
@@ -248,7 +273,8 @@ impl Crowd {
     /// between. An error as long as somebody runs.
     pub fn moment(&self) -> Result<String> {
         let server = processes::tree(self.server()?.pid()).into_iter();
-        let clients = self.clients.iter().filter_map(|c| processes::look(c.pid()));
+        let clients = self.clients.iter();
+        let clients = clients.filter_map(|guest| processes::look(guest.process.pid()));
         let mut moment = String::new();
         for process in server.chain(clients) {
             let Process { pid, state, .. } = process;
@@ -408,8 +434,12 @@ impl Crowd {
 
     /// The `nth` client.
     pub fn client(&self, nth: usize) -> Result<&ClientProcess> {
-        let client = self.clients.get(nth);
-        client.with_context(|| format!("client {nth} has not been started"))
+        Ok(&self.guest(nth)?.process)
+    }
+
+    fn guest(&self, nth: usize) -> Result<&Guest> {
+        let guest = self.clients.get(nth);
+        guest.with_context(|| format!("client {nth} has not been started"))
     }
 
     /// The bare sockets.
@@ -443,8 +473,7 @@ impl Crowd {
         {
             return Ok(peer.local());
         }
-        let ends = connections_of(self.client(nth)?.pid(), self.server()?.address())?;
-        ends.first().copied().context("it is not connected")
+        Ok(self.guest(nth)?.address)
     }
 }
 
@@ -559,11 +588,18 @@ pub fn signals_in(set: u64) -> String {
     }
 }
 
-/// The local addresses of a process's connections to `remote`.
-fn connections_of(pid: i32, remote: SocketAddr) -> Result<Vec<SocketAddr>> {
-    let sockets = sockets::connected_to(remote)?.into_iter();
-    let own = sockets.filter(|socket| socket.inode > 0 && holds(pid, socket.inode));
-    Ok(own.map(|socket| socket.local).collect())
+/// The descriptors of a process that are connected to `remote`, with their local addresses.
+fn ends_of(pid: i32, remote: SocketAddr) -> Result<Vec<(i32, SocketAddr)>> {
+    let sockets = sockets::connected_to(remote)?;
+    let ends = processes::descriptors(pid)?
+        .into_iter()
+        .filter_map(|(fd, to)| {
+            let inode = to.strip_prefix("socket:[")?.strip_suffix(']')?;
+            let inode: u64 = inode.parse().ok()?;
+            let socket = sockets.iter().find(|socket| socket.inode == inode)?;
+            Some((fd, socket.local))
+        });
+    Ok(ends.collect())
 }
 
 fn holds(pid: i32, inode: u64) -> bool {
@@ -635,8 +671,11 @@ impl Stage for Crowd {
             }
         }
         if let Some(client) = self.clients.last() {
-            names.push(("client", client.pid().to_string()));
-            let clients = self.clients.iter().map(|client| client.pid().to_string());
+            names.push(("client", client.process.pid().to_string()));
+            let clients = self
+                .clients
+                .iter()
+                .map(|client| client.process.pid().to_string());
             names.push(("clients", clients.collect::<Vec<_>>().join(" ")));
         }
         if !self.family.is_empty() {

@@ -324,9 +324,10 @@ fn hangup() -> Act<Crowd> {
              remember that whoever started you may have decided before you.",
         )
         .try_it(
-            "1$ tcpechod --model fork & grep Sig /proc/$!/status\n\
+            "1$ tcpechod --model fork\n\
+             2$ grep Sig /proc/$(pidof tcpechod)/status\n\
              1$ kill -l                        (names and numbers)\n\
-             1$ nohup tcpechod & grep SigIgn /proc/$!/status\n\
+             1$ nohup tcpechod                 (and the same in 2: bit 0 of SigIgn)\n\
              1$ tcpecho-lab actor disposed catch=all\n\
              2$ kill -INT PID; kill -TERM PID; kill -KILL PID",
         )

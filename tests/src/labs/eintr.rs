@@ -99,6 +99,9 @@ pub fn harmless(server: &'static str) -> Act<Crowd> {
             c.fate_of_server()
         })
         .expect("the first thing the parent saw", "accept = -1 EINTR", first)
+        .show("The client's goodbye on one time line:", |c| {
+            c.ladder(0, "connection")
+        })
         .signal(
             "Any signal that is caught does it.",
             shell("kill -USR1 {server}"),

@@ -58,10 +58,13 @@ const ZOMBIES: &[(&str, &str)] = &[
     ("4", "four: one signal, one wait"),
     ("5", "five: all signals were lost"),
 ];
-const TRY: &str = "1$ tcpechod --model fork --mistake wait-once\n\
-    2$ tcpecho --connections 5 localhost         (then ^D)\n\
-    2$ ps -o pid,ppid,stat,args -C tcpechod      (count the zombies; again!)\n\
-    2$ kill -STOP PID; tcpecho --connections 5 localhost; kill -CONT PID";
+const TRY: &str = "\
+1$ tcpechod --model fork --mistake wait-once
+2$ tcpecho --connections 5 localhost         (then ^D)
+3$ ps -o pid,ppid,stat,args -C tcpechod      (count the zombies; again!)
+2$ tcpecho --connections 5 localhost         (not yet ^D)
+3$ kill -STOP PID                            (of the parent; now ^D in 2)
+3$ kill -CONT PID                            (and ps again)";
 const READ: &str = "Read: UNP 5.10 (figures 5.7 to 5.11); signal(7), \"Queueing and delivery \
     semantics for standard signals\"; waitpid(2).";
 

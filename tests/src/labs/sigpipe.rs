@@ -44,8 +44,7 @@ pub const IGNORE: &str =
 /// Each process counts.
 pub const COUNTING: &str = "tcpechod --model fork --sigpipe count --bind 127.0.0.1 {port}";
 /// Nobody waits for the children, so that one can see how they ended.
-pub const ZOMBIES: &str =
-    "tcpechod --model fork --mistake no-reaper --sigpipe default --bind 127.0.0.1 {port}";
+pub const ZOMBIES: &str = "tcpechod --model fork --mistake no-reaper --sigpipe default {port}";
 
 /// A client that leaves SIGPIPE as it is.
 pub fn by_default(client: &'static str) -> Act<Crowd> {
@@ -63,6 +62,9 @@ pub fn by_default(client: &'static str) -> Act<Crowd> {
         .answer("the client", "killed by SIGPIPE", |c| c.fate_of_client(0))
         .expect("what it had to say", "nothing", said)
         .expect("its writes", "write = 1, write ...", writes)
+        .show("The whole story on one time line:", |c| {
+            c.ladder(0, "connection, echo, kill")
+        })
         .explain(
             "The first write succeeds: the FIN only said that the server sends no more. The byte \
              finds nobody there, so the answer is RST. The second write meets a connection that \

@@ -131,6 +131,9 @@ pub fn careful(server: &'static str) -> Act<Crowd> {
             "accept = -1 EINTR, waitpid = child, waitpid = -1 ECHILD, accept ...",
             |c| Ok(named(&in_words(&c.calls_of_parent()?))),
         )
+        .show("The goodbye on one time line:", |c| {
+            c.ladder(0, "connection")
+        })
         .look("After: the child is gone.")
         .explain(
             "The signal (SIGCHLD) interrupted accept, the parent asked with waitpid until there \

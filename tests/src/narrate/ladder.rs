@@ -57,6 +57,8 @@ pub struct Ladder {
     origin: u64,
     /// What the time before the origin brought, in words, if it may be summed up.
     prologue: Option<String>,
+    /// Are calls shown that a signal interrupted?
+    interruptions: bool,
     descriptors: Vec<(Side, i32, String)>,
     remarks: Vec<String>,
     entries: Vec<Entry>,
@@ -68,6 +70,7 @@ impl Ladder {
         Self {
             origin,
             prologue: None,
+            interruptions: false,
             descriptors: Vec::new(),
             remarks: Vec::new(),
             entries: Vec::new(),
@@ -78,6 +81,13 @@ impl Ladder {
     #[must_use]
     pub fn prologue(mut self, words: impl Into<String>) -> Self {
         self.prologue = Some(words.into());
+        self
+    }
+
+    /// Calls that a signal interrupted belong to the story.
+    #[must_use]
+    pub fn interruptions(mut self) -> Self {
+        self.interruptions = true;
         self
     }
 
@@ -212,8 +222,8 @@ impl Ladder {
             return (rows, 0);
         }
         let shown = |row: &Vec<Entry>| match &row[0].what {
-            // Nothing that the story needs.
-            What::Did(text) if text.contains("EINTR") => false,
+            // Mostly nothing that the story needs.
+            What::Did(text) if text.contains("EINTR") && !self.interruptions => false,
             What::Began(_, end) => end.is_none_or(|end| end >= self.origin),
             _ => row[0].at >= self.origin,
         };
@@ -338,14 +348,22 @@ fn returned(rest: &[&CallRecord]) -> Option<u64> {
 }
 
 fn began(call: &CallRecord) -> String {
-    format!("{}({}) ...", call.call, call.fd)
+    format!("{} ...", named(call))
+}
+
+/// A call with its descriptor, if it has one.
+fn named(call: &CallRecord) -> String {
+    match call.fd {
+        ..0 => format!("{}()", call.call),
+        fd => format!("{}({fd})", call.call),
+    }
 }
 
 /// A call with its result, as strace writes it: `read(3) = 0 (EOF)`, `write(3) = -1 EPIPE`.
 pub fn result(call: &CallRecord) -> String {
+    let named = named(call);
     let CallRecord {
         call,
-        fd,
         result,
         errno,
         ..
@@ -356,7 +374,7 @@ pub fn result(call: &CallRecord) -> String {
     } else {
         ""
     };
-    format!("{call}({fd}) = {result}{errno}{eof}")
+    format!("{named} = {result}{errno}{eof}")
 }
 
 /// What matters of a packet: an acknowledgement's number if it is nothing else, else what is sent.
