@@ -169,7 +169,7 @@ fn foreign_servers_take_part_and_bad_ones_are_named_in_one_line() -> Result<()> 
         "{good:?}"
     );
     for (cell, expected) in found.cells[1..].iter().zip([
-        "byte",
+        "wrong-bytes: connection 0",
         "it ended at once: exit status: 1 (it said: no such luck)",
         "it does not accept on port",
     ]) {

@@ -19,6 +19,7 @@ use tcpecho_lab::contestant::Contestant;
 use tcpecho_lab::load::clock;
 use tcpecho_lab::load::report::{Event, Latency, Outcome, Report};
 use tcpecho_lab::observe::processes;
+use tcpecho_lab::observe::rest::is_at_rest;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
 use tcpecho_lab::{netns, promised};
@@ -366,10 +367,16 @@ fn before_the_measurement_ctrl_c_says_that_there_is_nothing() -> Result<()> {
 }
 
 #[test]
-fn connections_are_held_until_stdin_has_its_end() -> Result<()> {
+fn connections_are_held_until_stdin_has_a_line_or_its_end() -> Result<()> {
     let server = Server::model(Model::Fork).start()?;
     let plan = ["-c", "5", "-d", "100ms", "--json-stream", "--hold"];
     let client = load(server.address(), &plan).start()?;
+    wait_for(&client, "all connections", |event| {
+        matches!(event, Event::Connected { .. })
+    })?;
+    eventually("rest", DEADLINE, || is_at_rest(client.pid()).then_some(()))?;
+    ensure!(!events(&client)?.iter().any(is_measuring), "{client}");
+    client.write(b"\n")?;
     wait_for(&client, "the end", |event| {
         matches!(event, Event::Measured { .. })
     })?;

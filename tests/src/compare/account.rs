@@ -17,6 +17,9 @@ use crate::compare::result::{Cpu, Footprint, Round};
 use crate::load::report::Report;
 use crate::observe::accounts::{self, Life, Occupied, Switches, Usage};
 
+/// What is seen of a measurement is scaled to all of it by no more than this.
+const SCALED_AT_MOST: f64 = 2.0;
+
 /// One look.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
@@ -118,8 +121,14 @@ impl Books {
             report.echoes > 0,
             "nothing came back in the time measured: it hangs, or takes longer (--duration)"
         );
+        let scale = self.scale(report.measured_s);
+        ensure!(
+            scale < SCALED_AT_MOST,
+            "the measurement was half over when all of {} processes had been looked at (--duration)",
+            self.loaded.processes
+        );
         let (used, share) = self.closed.server.since(&self.opened.server);
-        let total = used.mul_f64(self.scale(report.measured_s));
+        let total = used.mul_f64(scale);
         let switches = self.switches(used, report.measured_s);
         Ok(Round {
             round,

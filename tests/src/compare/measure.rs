@@ -2,6 +2,7 @@
 //! into its books, stops it, and sees that nothing is left of it.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -26,8 +27,9 @@ use crate::sweep;
 use crate::wait::eventually;
 
 /// How long a server may go on with what it does after it has begun to accept, before that counts as
-/// its rest.
+/// its rest; and for each connection that is there.
 const SETTLED_WITHIN: Duration = Duration::from_millis(500);
+const SETTLED_EACH: Duration = Duration::from_millis(5);
 
 /// The load generator has limits of its own for everything; who keeps silent for longer hangs.
 const SILENT_AT_MOST: Duration = Duration::from_secs(60);
@@ -95,9 +97,11 @@ impl Bench {
     }
 
     fn round(&self, job: &Job<'_>, server: &Running) -> Result<Measured> {
-        let at_rest = at_rest(server);
-        let warmup = job.task.warmup(job.point);
+        settle(server, 0);
+        let at_rest = accounts::occupied(server.leader());
+        let warmup = job.task.warmup();
         let mut load = self.load(job, server, self.duration, warmup)?;
+        load.begin(job, server)?;
         load.expect("Measuring", |event| {
             matches!(event, Event::Measuring { .. })
         })?;
@@ -178,6 +182,7 @@ impl Bench {
     fn counts(&mut self, job: &Job<'_>, duration: Duration) -> Result<(Counts, u64)> {
         let server = self.start(job.candidate, &STRACE)?;
         let mut load = self.load(job, &server, duration, Duration::ZERO)?;
+        load.begin(job, &server)?;
         load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
         let echoes = load.let_go()?.report()?.echoes;
         server.tell_to_end()?;
@@ -247,12 +252,11 @@ impl Executor for Bench {
     }
 }
 
-/// What it occupies once it has done what a start brings with it: workers are forked, pages read.
-fn at_rest(server: &Running) -> Occupied {
-    let leader = server.leader();
-    // One that never rests is taken as it is.
-    let _ = eventually("rest", SETTLED_WITHIN, || is_at_rest(leader).then_some(()));
-    accounts::occupied(leader)
+/// Waits until it has done what a start, or so many new connections, bring with it: workers are forked,
+/// connections accepted. One that never rests is taken as it is.
+fn settle(server: &Running, connections: u64) {
+    let within = SETTLED_WITHIN + SETTLED_EACH * connections as u32;
+    let _ = eventually("rest", within, || is_at_rest(server.leader()).then_some(()));
 }
 
 /// Names that take less than a hundredth of an echo are left out.
@@ -291,6 +295,7 @@ fn counts_in(text: &str) -> Counts {
 /// The load generator at work.
 struct Load {
     program: Program,
+    stdin: Option<File>,
     events: OwnedFd,
     unread: Vec<u8>,
     last: Option<Event>,
@@ -308,6 +313,7 @@ impl Load {
         // Its end of the pipe is the only one now, so that its end is the end of the pipe.
         drop(recipe);
         Ok(Self {
+            stdin: program.take_stdin().map(File::from),
             program,
             events,
             unread: Vec::new(),
@@ -327,11 +333,29 @@ impl Load {
         bail!("the load generator has ended without saying {what}")
     }
 
+    /// Lets the load begin when the server has accepted all connections.
+    fn begin(&mut self, job: &Job<'_>, server: &Running) -> Result<()> {
+        self.expect("Connected", |event| {
+            matches!(event, Event::Connected { .. })
+        })?;
+        if !job.task.connects() {
+            settle(server, job.task.all_connections(job.point));
+        }
+        self.go_on();
+        Ok(())
+    }
+
+    /// A line, for which it waits (`--hold`).
+    fn go_on(&mut self) {
+        if let Some(stdin) = &mut self.stdin {
+            // It may have ended by itself.
+            let _ = stdin.write_all(b"\n");
+        }
+    }
+
     /// Lets it close its connections, and waits for its end.
     fn let_go(mut self) -> Result<Self> {
-        let stdin = self.program.take_stdin().context("its stdin is a pipe")?;
-        // It may have ended by itself.
-        let _ = std::fs::File::from(stdin).write_all(b"\n");
+        self.go_on();
         while let Some(event) = self.next()? {
             self.last = Some(event);
         }
@@ -350,7 +374,8 @@ impl Load {
     /// Error: what went wrong, as it says it itself.
     fn ended_well(&self) -> Result<()> {
         let wrong = |report: &Report| {
-            let first = report.errors.first().map(|failure| failure.first.clone());
+            let first = report.errors.first();
+            let first = first.map(|failure| format!("{}: {}", failure.kind, failure.first));
             first.filter(|_| report.outcome == Outcome::Failed)
         };
         let told = match &self.last {

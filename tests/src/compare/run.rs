@@ -144,7 +144,12 @@ impl<'a> Run<'a> {
         for (cell, (task, point)) in self.cells.iter_mut().zip(places(self.plan)) {
             let shape = Shape {
                 bulk: task.is_bulk(),
-                connections: task.all_connections(point),
+                // With a connection for each message nobody knows how many there are at a moment.
+                connections: if task.connects() {
+                    0
+                } else {
+                    task.all_connections(point)
+                },
             };
             if cell.outcome == Outcome::NotReached && !cell.rounds.is_empty() {
                 cell.outcome = Outcome::Measured;

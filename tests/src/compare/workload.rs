@@ -167,14 +167,14 @@ impl Task {
     }
 
     /// How long it runs before it is measured. Many connections need longer until each had its turn.
-    pub fn warmup(&self, point: Option<u64>) -> Duration {
-        WARMUP + Duration::from_micros(40) * self.all_connections(point) as u32
+    pub fn warmup(&self) -> Duration {
+        WARMUP + Duration::from_micros(40) * self.connections as u32
     }
 
     /// What a round takes beside measuring: start, connect, warm up, look, stop.
     pub fn overhead(&self, point: Option<u64>) -> Duration {
         let connect = Duration::from_micros(150) * self.all_connections(point) as u32;
-        self.warmup(point) + Duration::from_millis(80) + connect
+        self.warmup() + Duration::from_millis(80) + connect
     }
 
     /// Why this candidate cannot do this here by its nature, if it cannot. `descriptors`: as many as a
@@ -205,7 +205,7 @@ impl Task {
     /// As the results have it, for these points.
     pub fn described(&self, points: &[Option<u64>], duration: Duration) -> result::Workload {
         let last = points.last().copied().flatten();
-        let arguments = self.arguments(last, duration, self.warmup(last)).join(" ");
+        let arguments = self.arguments(last, duration, self.warmup()).join(" ");
         result::Workload {
             name: self.name.to_owned(),
             title: self.title.to_owned(),

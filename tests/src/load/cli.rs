@@ -147,8 +147,8 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub hdr: Option<PathBuf>,
 
-    /// After measuring, keep the connections open and silent until stdin has a line or ends: time for
-    /// whoever reads --json-stream to look at the server
+    /// Before the warm-up, and after measuring, keep the connections open and silent until stdin has a line
+    /// or ends: time for whoever reads --json-stream to look at the server
     #[arg(long, requires = "json_stream", help_heading = OUTPUT)]
     hold: bool,
 

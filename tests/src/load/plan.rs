@@ -20,7 +20,7 @@ pub struct Plan {
     pub timeout: Duration,
     /// How often figures are wanted while it runs; never, if none.
     pub interval: Option<Duration>,
-    /// After measuring, keep the connections open and silent until stdin has a line or ends.
+    /// Before the warm-up, and after measuring, keep the connections silent until stdin has a line or ends.
     pub hold: bool,
 }
 

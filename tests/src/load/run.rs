@@ -2,6 +2,7 @@
 //! collects what they tell, and adds it up. It does nothing that the load would feel.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
@@ -14,8 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use nix::errno::Errno;
 use nix::libc::STDIN_FILENO;
 use nix::sys::signal::Signal;
+use nix::unistd::read;
 
 use crate::load::clock::{self, seconds};
 use crate::load::interrupt::Interrupts;
@@ -30,6 +33,9 @@ use crate::load::worker::{Note, Outcome, Shared, Teller, Worker};
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
 const STDIN: Token = Token(2);
+
+/// More than there is to let go on.
+const MANY: usize = usize::MAX / 2;
 
 /// How long a probe of one of several addresses may take.
 const PROBE: Duration = Duration::from_secs(3);
@@ -116,6 +122,8 @@ fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
 enum Stage {
     /// That all connections are there.
     Connecting,
+    /// For a line on stdin (`--hold`).
+    Held,
     /// That the warm-up is over.
     WarmingUp(Times),
     /// That the measurement is over.
@@ -136,6 +144,8 @@ struct Conductor<'a> {
     connected: usize,
     done: usize,
     signal: Option<Signal>,
+    /// Lines that stdin had and that have let nothing go on yet; without `--hold` as if there were many.
+    lines: usize,
     /// Slices that not all workers have told of.
     slices: BTreeMap<u64, (usize, Slice)>,
     summary: Summary,
@@ -163,6 +173,7 @@ impl<'a> Conductor<'a> {
             connected: 0,
             done: 0,
             signal: None,
+            lines: if shared.plan.hold { 0 } else { MANY },
             slices: BTreeMap::new(),
             summary: Summary::new(shared.plan.load.mode),
         }
@@ -170,6 +181,9 @@ impl<'a> Conductor<'a> {
 
     fn conduct(&mut self) -> Result<()> {
         let mut events = Events::with_capacity(8);
+        if self.shared.plan.hold {
+            self.listen();
+        }
         while self.done < self.wakers.len() {
             let polled = self.poll.poll(&mut events, self.patience());
             if let Err(error) = polled {
@@ -181,7 +195,7 @@ impl<'a> Conductor<'a> {
             for event in &events {
                 match event.token() {
                     SIGNAL => self.interrupted(),
-                    STDIN => self.allow_leave(),
+                    STDIN => self.hear(),
                     _ => {}
                 }
             }
@@ -196,7 +210,7 @@ impl<'a> Conductor<'a> {
         let next = match self.stage {
             Stage::WarmingUp(times) => times.begin,
             Stage::Measuring(times) => times.end,
-            Stage::Connecting | Stage::Ending => return None,
+            Stage::Connecting | Stage::Held | Stage::Ending => return None,
         };
         Some(Duration::from_nanos(next.saturating_sub(clock::now())))
     }
@@ -217,23 +231,47 @@ impl<'a> Conductor<'a> {
     fn measured(&mut self, at_s: f64) -> Result<()> {
         self.stage = Stage::Ending;
         self.watch.event(&Event::Measured { at_s })?;
-        if self.shared.plan.hold {
-            let stdin = self.poll.registry().register(
-                &mut SourceFd(&STDIN_FILENO),
-                STDIN,
-                Interest::READABLE,
-            );
-            // A file or /dev/null cannot be polled, and has its end at once.
-            if stdin.is_err() {
-                self.allow_leave();
-            }
-        }
+        self.go_on();
         Ok(())
     }
 
-    fn allow_leave(&mut self) {
-        self.shared.leave.store(true, Ordering::Release);
-        self.wake();
+    fn listen(&mut self) {
+        let mut stdin = SourceFd(&STDIN_FILENO);
+        let registry = self.poll.registry();
+        let listens = registry.register(&mut stdin, STDIN, Interest::READABLE);
+        if listens.is_err() {
+            // A file or /dev/null cannot be polled, and never has to be waited for.
+            self.lines = MANY;
+        }
+    }
+
+    /// Lines on stdin, or its end, after which nothing is held any more.
+    fn hear(&mut self) {
+        let mut buffer = [0; 4096];
+        match read(io::stdin(), &mut buffer) {
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Ok(n @ 1..) => self.lines += buffer[..n].split(|byte| *byte == b'\n').count() - 1,
+            Ok(_) | Err(_) => self.lines = MANY,
+        }
+        self.go_on();
+    }
+
+    /// To what has been held, if it is not to be held (any more).
+    fn go_on(&mut self) {
+        if self.lines == 0 {
+            return;
+        }
+        match self.stage {
+            Stage::Held => {
+                self.lines -= 1;
+                self.start();
+            }
+            Stage::Ending => {
+                self.shared.leave.store(true, Ordering::Release);
+                self.wake();
+            }
+            _ => {}
+        }
     }
 
     fn interrupted(&mut self) {
@@ -274,15 +312,20 @@ impl<'a> Conductor<'a> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        let start = clock::now();
-        let at_s = seconds(start - self.began);
+        let at_s = seconds(clock::now() - self.began);
         self.watch.event(&Event::Connected { at_s })?;
+        self.stage = Stage::Held;
+        self.go_on();
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        let start = clock::now();
         let times = Times::of(&self.shared.plan, start);
         self.summary.times = times;
         self.stage = Stage::WarmingUp(times);
         self.shared.start.store(start, Ordering::Release);
         self.wake();
-        Ok(())
     }
 
     /// One worker's slice; when it is the last worker's, the slice is complete.
@@ -322,7 +365,7 @@ impl<'a> Conductor<'a> {
 
     fn done(&mut self, outcome: Outcome) {
         self.done += 1;
-        if self.stage == Stage::Connecting {
+        if matches!(self.stage, Stage::Connecting | Stage::Held) {
             // There is no load without all of them.
             self.stop();
         }

@@ -16,8 +16,10 @@
 //! Context switches are counted per thread, and nobody keeps those of a thread that has ended, but the
 //! account that a process leaves behind when it has ended itself: see [`life`].
 
+use std::collections::HashSet;
 use std::fs;
 use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,6 +31,9 @@ use super::processes::{self, Stat};
 
 /// How often a look is repeated that met the end of a child.
 const LOOKS: usize = 4;
+
+/// Of more threads than this all processes that there are take less time to read than lists of children.
+const FEW: u64 = 200;
 
 /// Processor time of a tree of processes since it began.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -105,7 +110,7 @@ struct Looked {
 }
 
 fn look(root: i32) -> Option<Looked> {
-    let stats = processes::stats(root);
+    let stats = processes::few_stats(root, FEW).unwrap_or_else(|| processes::stats(root));
     let clocks: Vec<_> = stats.iter().map(|stat| clock(stat.pid)).collect();
     (!stats.is_empty()).then_some(Looked {
         at: Instant::now(),
@@ -117,11 +122,17 @@ fn look(root: i32) -> Option<Looked> {
 impl Looked {
     /// Has nobody been waited for meanwhile?
     fn is_whole(&self) -> bool {
-        let same = |stat: &Stat| {
+        let same = |stat: &&Stat| {
             let now = processes::stat(stat.pid);
             now.is_some_and(|now| now.children_faults == stat.children_faults)
         };
-        self.clocks.iter().all(Option::is_some) && self.stats.iter().all(same)
+        self.clocks.iter().all(Option::is_some) && self.parents().iter().all(same)
+    }
+
+    fn parents(&self) -> Vec<&Stat> {
+        let parents: HashSet<i32> = self.stats.iter().map(|stat| stat.ppid).collect();
+        let is_parent = |stat: &&Stat| stat.children_faults > 0 || parents.contains(&stat.pid);
+        self.stats.iter().filter(is_parent).collect()
     }
 
     fn usage(&self) -> Usage {
@@ -152,14 +163,22 @@ fn duration(ticks: u64) -> Duration {
 pub fn switches(root: i32) -> Switches {
     let mut all = Switches::default();
     for stat in processes::stats(root) {
-        let tasks = fs::read_dir(format!("/proc/{}/task", stat.pid));
+        let process = PathBuf::from(format!("/proc/{}", stat.pid));
+        if stat.threads == 1 {
+            all = all + switches_of(&process);
+            continue;
+        }
+        let tasks = fs::read_dir(process.join("task"));
         for task in tasks.into_iter().flatten().flatten() {
-            // It may have ended.
-            let status = fs::read_to_string(task.path().join("status"));
-            all = all + switches_in(&status.unwrap_or_default());
+            all = all + switches_of(&task.path());
         }
     }
     all
+}
+
+/// Of a thread, none if it has ended.
+fn switches_of(task: &Path) -> Switches {
+    switches_in(&fs::read_to_string(task.join("status")).unwrap_or_default())
 }
 
 fn switches_in(status: &str) -> Switches {
@@ -238,6 +257,8 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::process::{Child, Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
 
     use crate::wait::eventually;
 
@@ -348,6 +369,24 @@ mod tests {
             let _ =
                 nix::sys::signal::kill(Pid::from_raw(child.pid), nix::sys::signal::Signal::SIGKILL);
         }
+    }
+
+    #[test]
+    fn few_processes_are_found_by_the_lists_of_children() {
+        let mut bash = Bash::start();
+        bash.does("(sleep 60 & sleep 60 & wait) & wait");
+        let pids = |stats: Vec<Stat>| stats.iter().map(|stat| stat.pid).collect::<HashSet<_>>();
+        let grown = || Some(processes::stats(bash.pid())).filter(|stats| stats.len() == 4);
+        let all = pids(eventually("four processes", SOON, grown).expect("they are started"));
+        let few = processes::few_stats(bash.pid(), 4).expect("not more than four");
+        assert!(
+            processes::few_stats(bash.pid(), 3).is_none(),
+            "four are too many"
+        );
+        for child in processes::tree(bash.pid()).iter().skip(1) {
+            let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
+        }
+        assert_eq!(pids(few), all);
     }
 
     #[test]

@@ -62,7 +62,41 @@ pub fn tree(pid: i32) -> Vec<Process> {
     stats(pid).into_iter().map(details).collect()
 }
 
-/// The same, without what takes more than one file to read.
+/// The same of a few processes, without looking at all others: by the lists of children that the
+/// kernel keeps for each thread. None if there are more than `at_most` threads, or no such lists. A child
+/// that ends meanwhile may take others out of a list.
+pub(super) fn few_stats(pid: i32, at_most: u64) -> Option<Vec<Stat>> {
+    let (mut waiting, mut tree, mut threads) = (vec![pid], Vec::new(), 0);
+    while let Some(pid) = waiting.pop() {
+        // It may have vanished.
+        let Some(stat) = stat(pid) else { continue };
+        threads += stat.threads;
+        if threads > at_most {
+            return None;
+        }
+        for task in fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let children = match fs::read_to_string(task.path().join("children")) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && task.path().exists() => {
+                    return None;
+                }
+                children => children.unwrap_or_default(),
+            };
+            waiting.extend(
+                children
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<i32>().ok()),
+            );
+        }
+        tree.push(stat);
+    }
+    Some(tree)
+}
+
+/// The same of any number, without what takes more than one file to read.
 pub(super) fn stats(pid: i32) -> Vec<Stat> {
     let mut by_parent: HashMap<i32, Vec<Stat>> = HashMap::new();
     let mut waiting = Vec::new();
@@ -216,7 +250,7 @@ pub(super) struct Stat {
     pub(super) pid: i32,
     comm: String,
     pub(super) state: char,
-    ppid: i32,
+    pub(super) ppid: i32,
     pgrp: i32,
     session: i32,
     tty: u32,
