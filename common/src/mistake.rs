@@ -165,7 +165,7 @@ impl Mistake {
                 "with no descriptor left (a low ulimit -Hn, many clients), top shows the server at 100 % CPU when a client comes, and strace accept failing with EMFILE again and again"
             }
             Self::DefaultSigpipe => {
-                "a client that has closed its half and vanishes while the server writes to it kills the server without a word (for fork: its child), and so does kill -PIPE; the shell says Broken pipe"
+                "a client that has closed its half and vanishes while the server writes to it kills the server without a word (for fork: its child), and so does kill -PIPE; the shell's $? is 141"
             }
             Self::DieOnReset => {
                 "one client's reset ends the server with exit code 1, and everybody's connection with it"

@@ -286,6 +286,7 @@ fn a_reset_connection_kills_who_writes_to_it(model: Model, server: Server) -> Re
         peer.wait_until_delivered()?;
         // After a FIN, an RST makes the first write fail with EPIPE; without one it is ECONNRESET.
         peer.half_close()?;
+        peer.wait_until_delivered()?;
         let local = peer.local();
         peer.reset();
         server.thaw()?;
