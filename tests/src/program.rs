@@ -338,8 +338,8 @@ fn close_at_start(command: &mut Command, number: RawFd) {
 }
 
 /// Hands down the signals as a shell at a terminal does, whatever we got ourselves (nohup ignores
-/// SIGHUP, a job in the background of a script SIGINT and SIGQUIT); and then what a careless parent
-/// hands down.
+/// SIGHUP, a job in the background of a script SIGINT and SIGQUIT) or have blocked for a while; and
+/// then what a careless parent hands down.
 fn inherit(command: &mut Command, inherited: &Inherited) {
     let Inherited { ignored, blocked } = inherited.clone();
     let blocked: SigSet = blocked.into_iter().collect();
@@ -352,7 +352,7 @@ fn inherit(command: &mut Command, inherited: &Inherited) {
             // SAFETY: no handler is installed, and none was.
             unsafe { signal(*number, disposition) }?;
         }
-        blocked.thread_block()?;
+        blocked.thread_set_mask()?;
         Ok(())
     };
     #[expect(unsafe_code)]

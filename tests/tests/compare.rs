@@ -168,6 +168,8 @@ fn foreign_servers_take_part_and_bad_ones_are_named_in_one_line() -> Result<()> 
         good.outcome == Outcome::Measured && good.rounds.len() == 2,
         "{good:?}"
     );
+    let killed = |warning: &String| warning.contains("SIGTERM did not end it");
+    ensure!(!found.warnings.iter().any(killed), "{:?}", found.warnings);
     for (cell, expected) in found.cells[1..].iter().zip([
         "wrong-bytes: connection 0",
         "it ended at once: exit status: 1 (it said: no such luck)",
