@@ -12,7 +12,7 @@ use crate::client::{Client, ClientProcess};
 use crate::labs::pair::{End, PROMPTLY, end_of, exchange, in_words, moves_data};
 use crate::labs::states::now;
 use crate::narrate::ladder::{Ladder, Side};
-use crate::narrate::{Act, Lab, Names, Scene, Stage, Typed, Unseen, View, keys, shell};
+use crate::narrate::{Act, Lab, Names, Scene, Stage, Unseen, View, keys, shell};
 use crate::netns::Isolation;
 use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::{Capture, Packet};
@@ -25,7 +25,7 @@ use crate::wait::eventually;
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "abort-before-accept",
-    title: "The client is gone before accept: what does accept say?",
+    title: "Reset before accept: what does it say?",
     sections: "5.11, 16.6",
     about: "A busy server: a client connects, changes its mind and resets the connection, all \
         before the server calls accept. What is accept to return? The book knows three answers. \
@@ -41,64 +41,58 @@ pub fn acts(mistake: Option<Mistake>) -> Vec<Box<dyn Scene>> {
 const SS: &str = "ss -tan | grep -E 'State|:{port} '";
 
 fn silent(mistake: Option<Mistake>) -> Act<Queue> {
-    opening(
-        "it leaves without a word",
-        mistake,
-        shell("tcpecho --reset 127.0.0.1 {port}"),
-        &["--reset"],
-    )
-    .act(
-        "Its user changes his mind. This client ends with an RST.",
-        keys("^D"),
-        Queue::leave,
-    )
-    .expect("the last packet", "client RST,ACK", Queue::last_packet)
-    .expect("connections that wait for accept", 1, Queue::waiting)
-    .observe(
-        "The queue (Recv-Q of the listener) still has one; the connection is nowhere.",
-        SS,
-        Queue::ss,
-    )
-    .predict(
-        "Now the server goes on, in accept. What does accept return?",
-        &[
-            ("nothing", "nothing: the kernel drops the connection (BSD)"),
-            ("-1 EPROTO", "-1, EPROTO (SVR4)"),
-            ("-1 ECONNABORTED", "-1, ECONNABORTED (POSIX)"),
-            ("a descriptor", "a descriptor, as if nothing had happened"),
-        ],
-    )
-    .act("Let it go on.", shell("kill -CONT {server}"), Queue::go_on)
-    .answer("accept", "a descriptor", Queue::accepted)
-    .expect("the first read", "read = -1 ECONNRESET", |q| {
-        Ok(in_words(&q.call("read", 0)?))
-    })
-    .expect("the next client's echo", "hello", Queue::next_client)
-    .show("The story on one time line:", Queue::ladder)
-    .explain(
-        "The handshake was complete, so the connection waits in the queue, and an RST does not \
+    opening("it leaves without a word", mistake)
+        .act(
+            "Its user changes his mind. This client ends with an RST.",
+            keys("^D"),
+            Queue::leave,
+        )
+        .expect("the last packet", "client RST,ACK", Queue::last_packet)
+        .expect("connections that wait for accept", 1, Queue::waiting)
+        .observe(
+            "The queue (Recv-Q of the listener) still has one; the connection is nowhere.",
+            SS,
+            Queue::ss,
+        )
+        .predict(
+            "Now the server goes on, in accept. What does accept return?",
+            &[
+                ("nothing", "nothing: the kernel drops the connection (BSD)"),
+                ("-1 EPROTO", "-1, EPROTO (SVR4)"),
+                ("-1 ECONNABORTED", "-1, ECONNABORTED (POSIX)"),
+                ("a descriptor", "a descriptor, as if nothing had happened"),
+            ],
+        )
+        .act("Let it go on.", shell("kill -CONT {server}"), Queue::go_on)
+        .answer("accept", "a descriptor", Queue::accepted)
+        .expect("the first read", "read = -1 ECONNRESET", |q| {
+            Ok(in_words(&q.call("read", 0)?))
+        })
+        .expect("the next client's echo", "hello", Queue::next_client)
+        .show("The story on one time line:", Queue::ladder)
+        .explain(
+            "The handshake was complete, so the connection waits in the queue, and an RST does not \
          take it out again. accept hands it over, dead. The first read tells.\n\n\
          The book (5.11): Berkeley's kernels handle it inside, SVR4 said EPROTO, POSIX says \
          ECONNABORTED, so that the server just calls accept again. On Linux that errno \
          does not come this way. What the server needs here is not a special case in accept, but \
          one that it needs anyway: a connection that ends with ECONNRESET ends that connection, \
          not the server.",
-    )
+        )
 }
 
 fn talkative(mistake: Option<Mistake>) -> Act<Queue> {
     opening(
         "it leaves a line behind",
         mistake,
-        shell("tcpecho --reset -i 0.3 127.0.0.1 {port}"),
-        &["--reset", "-i", "0.3"],
     )
+    .act("Its user types a line.", keys("hello"), Queue::type_hello)
+    .expect("bytes that wait with the connection", 6, Queue::unread)
     .act(
-        "Its user types a line. After 0.3 seconds without an echo this client gives up.",
-        keys("hello"),
-        Queue::type_hello,
+        "He gets no echo and has enough. This client ends with an RST, however it ends.",
+        keys("^C"),
+        Queue::interrupt,
     )
-    .act("Wait for that.", Typed::Nothing, Queue::wait_for_end)
     .expect("the last packet", "client RST,ACK", Queue::last_packet)
     .expect("connections that wait for accept", 1, Queue::waiting)
     .predict(
@@ -126,19 +120,14 @@ fn talkative(mistake: Option<Mistake>) -> Act<Queue> {
          connection instead, a server that trusts them then sleeps in accept while others wait \
          (16.6); so a listener under select should not block. Here it would not.\n\n\
          Try it yourself. Terminal 1: tcpechod --model iterative -vvv & and then kill -STOP $!. \
-         Terminal 2: echo hello | tcpecho --reset -i 0.3 127.0.0.1. Terminal 1: ss -ltn, and then \
-         kill -CONT $!.\n\n\
+         Terminal 2: tcpecho --reset 127.0.0.1, type a line, press Ctrl-C. Terminal 1: ss -ltn, and \
+         then kill -CONT $!.\n\n\
          Read: UNP 5.11, 16.6; accept(2), whose ERRORS list ECONNABORTED all the same.",
     )
 }
 
 /// What both acts begin with: a stopped server, a client that is connected.
-fn opening(
-    title: &'static str,
-    mistake: Option<Mistake>,
-    command: Typed,
-    args: &'static [&'static str],
-) -> Act<Queue> {
+fn opening(title: &'static str, mistake: Option<Mistake>) -> Act<Queue> {
     Act::open(title, Queue::open)
         .act(
             "In terminal 1, a server that serves one client at a time.",
@@ -150,9 +139,11 @@ fn opening(
             shell("kill -STOP {server}"),
             Queue::stop,
         )
-        .act("In terminal 2, a client.", command, move |q| {
-            q.start_client(args)
-        })
+        .act(
+            "In terminal 2, a client.",
+            shell("tcpecho --reset 127.0.0.1 {port}"),
+            Queue::start_client,
+        )
         .expect("connections that wait for accept", 1, Queue::waiting)
 }
 
@@ -202,10 +193,10 @@ impl Queue {
         self.server()?.thaw()
     }
 
-    fn start_client(&mut self, args: &[&str]) -> Result<()> {
+    fn start_client(&mut self) -> Result<()> {
         let server = self.address();
-        let client = args.iter().fold(Client::to(server), |c, arg| c.arg(*arg));
-        let client = client.events().on_pty().start()?;
+        let client = Client::to(server).arg("--reset").events().on_pty();
+        let client = client.start()?;
         let end = eventually("a connection", PROMPTLY, || {
             end_of(client.pid(), |s| s.remote == server)
         });
@@ -225,6 +216,14 @@ impl Queue {
         self.wait_for_end()
     }
 
+    fn interrupt(&mut self) -> Result<()> {
+        /// What the key sends; the terminal makes SIGINT of it.
+        const CTRL_C: u8 = 0x03;
+        self.marks.push((now(), Side::Client, "typed: ^C"));
+        self.client()?.0.write(&[CTRL_C])?;
+        self.wait_for_end()
+    }
+
     fn wait_for_end(&mut self) -> Result<()> {
         self.client()?.0.wait(PROMPTLY).map(drop)
     }
@@ -232,6 +231,13 @@ impl Queue {
     fn waiting(&self) -> Result<usize> {
         let queued = SockDiag::open()?.queued(self.address())?;
         Ok(queued.context("nobody listens")? as usize)
+    }
+
+    /// How many bytes have come on the connection that nobody has accepted.
+    fn unread(&self) -> Result<usize> {
+        let client = self.client()?.1.address;
+        let unread = SockDiag::open()?.unread(self.address(), client)?;
+        Ok(unread.context("there is no such connection")? as usize)
     }
 
     fn ss(&self) -> Result<String> {

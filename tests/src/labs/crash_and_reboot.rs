@@ -11,7 +11,7 @@ use crate::narrate::{Act, Expected, Lab, Scene, Typed, keys, shell};
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "crash-and-reboot",
-    title: "The server's host crashes and is back: who remembers?",
+    title: "A host crashes and is back: who remembers?",
     sections: "5.15",
     about: "A client and a server on two hosts, a router between them. The server's host loses \
         power: no FIN, no farewell. It boots, the server is started again, and all that time \
@@ -126,6 +126,10 @@ fn probing(fall: Fall) -> Act<Hosts> {
     .expect("packets since", "client ACK - server RST", |h| {
         h.exchange_since_strike("client")
     })
+    .or_known(
+        "client ACK - client ACK - server RST",
+        "the first probe came while the host was booting",
+    )
     .show("The story on one time line:", |h| h.ladder("client"))
     .explain(
         "The probe is an empty segment with an old sequence number, which every TCP must answer: \
@@ -143,7 +147,7 @@ fn opening(title: &'static str, command: Typed, args: &'static [&'static str]) -
         .act(
             "On the server's host, a server.",
             shell("tcpechod --model fork --bind 0.0.0.0"),
-            |h| h.start_server(&[]),
+            Hosts::start_server,
         )
         .act("On the client's host, the client.", command, move |h| {
             h.start_client("client", args)

@@ -27,7 +27,7 @@ pub static LAB: Lab = Lab {
 const KILL: Typed = shell("kill -KILL {child}");
 const FIN_OR_RST: &[(&str, &str)] = &[
     (
-        "server FIN,ACK",
+        "TIME-WAIT / gone",
         "a FIN: the server has nothing more to say",
     ),
     ("gone / gone", "an RST: the connection is broken"),
@@ -91,6 +91,7 @@ fn something_unread(busy: bool) -> Act<Pair> {
         p.type_line("never read")
     })
     .expect("bytes unread at the server", 11, Pair::unread_at_server)
+    .expect("bytes that are not acknowledged", 0, Pair::unacknowledged)
     .observe("They wait in Recv-Q:", SS, Pair::ss)
     .predict("The same kill. What does the kernel send now?", FIN_OR_RST)
     .act("Kill the child.", KILL, Pair::kill_child)
@@ -116,8 +117,8 @@ fn reset_after_fin() -> Act<Pair> {
     opening(
         "an RST that comes after a FIN",
         shell(
-            "tcpecho --mode blocking --split-write 100 --mistake ignore-write-errors 127.0.0.1 \
-             {port}",
+            "tcpecho --mode blocking --split-write 100 \\\n        \
+             --mistake ignore-write-errors 127.0.0.1 {port}",
         ),
         &[
             "--mode",

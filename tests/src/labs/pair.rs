@@ -202,8 +202,7 @@ impl Pair {
 
     /// Another client: what it gets back for its hello.
     pub fn next_client(&self) -> Result<&'static str> {
-        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), self.port);
-        Peer::connect(address)?.echo(b"hello\n")?;
+        Peer::connect(self.server()?.address())?.echo(b"hello\n")?;
         Ok("hello")
     }
 
@@ -221,6 +220,13 @@ impl Pair {
         let Connection { client, server } = self.connection()?;
         let unread = SockDiag::open()?.unread(server.address, client.address)?;
         Ok(unread.context("the server has no such socket")? as usize)
+    }
+
+    /// How many bytes of the client's the server's kernel has not acknowledged.
+    pub fn unacknowledged(&self) -> Result<usize> {
+        let Connection { client, server } = self.connection()?;
+        let bytes = SockDiag::open()?.unacknowledged(client.address, server.address)?;
+        Ok(bytes.context("the client has no such socket")? as usize)
     }
 
     /// The lines that came back on the client's terminal.

@@ -10,12 +10,12 @@ use nix::sys::signal::Signal;
 use tcpecho_common::Model;
 
 use crate::labs::pair::Pair;
-use crate::narrate::{Act, Lab, Scene, keys, shell};
+use crate::narrate::{Act, Lab, Scene, Typed, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "shutdown",
-    title: "The server's host is shut down: what do clients see?",
+    title: "A host is shut down: what clients see",
     sections: "5.16, 5.2",
     about: "When a Unix host shuts down, init sends SIGTERM to every process, waits a few seconds, \
         and sends SIGKILL to those who are left. Whoever dies, the kernel closes what he had open. \
@@ -24,6 +24,7 @@ pub static LAB: Lab = Lab {
     acts: || acts(&[]),
 };
 
+const SERVER: Typed = shell("tcpechod --model fork --bind 127.0.0.1 {port}");
 const A_WHILE: Duration = Duration::from_secs(1);
 const FIRST: &str = "the first packet since";
 
@@ -37,7 +38,7 @@ pub fn acts(args: &'static [&'static str]) -> Vec<Box<dyn Scene>> {
 }
 
 fn asked_to_go() -> Act<Pair> {
-    opening("SIGTERM: please go", &[])
+    opening("SIGTERM: please go", SERVER, &[])
         .predict(
             "The server gets SIGTERM. What becomes of the client?",
             &[
@@ -63,49 +64,53 @@ fn asked_to_go() -> Act<Pair> {
 }
 
 fn killed() -> Act<Pair> {
-    opening("SIGKILL: who does not go is made to", &[])
-        .act(
-            "The child hangs: it cannot react to anything.",
-            shell("kill -STOP {child}"),
-            Pair::stop_child,
-        )
-        .act("What init does first.", shell("kill -TERM {server}"), |p| {
-            p.signal_server(Signal::SIGTERM)
-        })
-        .wait("Init waits, 5 to 20 seconds. Here it is one.", A_WHILE)
-        .expect("the server", "asleep", Pair::fate_of_server)
-        .expect(
-            "sockets, server's / client's",
-            "ESTAB / ESTAB",
-            Pair::states,
-        )
-        .predict(
-            "SIGKILL cannot be caught: nobody will say goodbye. What does the client get?",
-            &[
-                ("asleep", "nothing: silence, as after a crash"),
-                ("exit status 3", "a FIN"),
-                ("exit status 4", "an RST"),
-            ],
-        )
-        .act(
-            "What init does then.",
-            shell("kill -KILL {server} {child}"),
-            |p| {
-                p.signal_server(Signal::SIGKILL)?;
-                p.kill_child()
-            },
-        )
-        .answer("the client", "exit status 3", Pair::fate)
-        .expect(FIRST, "server FIN,ACK", Pair::first_since)
-        .explain(
-            "The processes said nothing, but their kernel is still there, and closes what they had \
+    opening(
+        "SIGKILL: who does not go is made to",
+        shell("tcpechod --model fork --grace 10m --bind 127.0.0.1 {port}"),
+        &["--grace", "10m"],
+    )
+    .act(
+        "The child hangs: it cannot react to anything.",
+        shell("kill -STOP {child}"),
+        Pair::stop_child,
+    )
+    .act("What init does first.", shell("kill -TERM {server}"), |p| {
+        p.signal_server(Signal::SIGTERM)
+    })
+    .wait("Init waits, 5 to 20 seconds. Here it is one.", A_WHILE)
+    .expect("the server", "asleep", Pair::fate_of_server)
+    .expect(
+        "sockets, server's / client's",
+        "ESTAB / ESTAB",
+        Pair::states,
+    )
+    .predict(
+        "SIGKILL cannot be caught: nobody will say goodbye. What does the client get?",
+        &[
+            ("asleep", "nothing: silence, as after a crash"),
+            ("exit status 3", "a FIN"),
+            ("exit status 4", "an RST"),
+        ],
+    )
+    .act(
+        "What init does then.",
+        shell("kill -KILL {server} {child}"),
+        |p| {
+            p.signal_server(Signal::SIGKILL)?;
+            p.kill_child()
+        },
+    )
+    .answer("the client", "exit status 3", Pair::fate)
+    .expect(FIRST, "server FIN,ACK", Pair::first_since)
+    .explain(
+        "The processes said nothing, but their kernel is still there, and closes what they had \
              open. That is the difference between a shutdown and a crash. (With unread bytes it \
              would have been an RST: see fin-or-reset.)",
-        )
+    )
 }
 
 fn orphans(args: &'static [&'static str]) -> Act<Pair> {
-    opening("only the parent is killed", args)
+    opening("only the parent is killed", SERVER, args)
         .act(
             "Somebody kills the server, the one whose number he knows.",
             shell("kill -KILL {server}"),
@@ -137,11 +142,7 @@ fn orphans(args: &'static [&'static str]) -> Act<Pair> {
                 ("listening", "yes: it set SO_REUSEADDR, and nobody listens"),
             ],
         )
-        .act(
-            "Start it again.",
-            shell("tcpechod --model fork --bind 127.0.0.1 {port}"),
-            |p| p.restart_server(Model::Fork),
-        )
+        .act("Start it again.", SERVER, |p| p.restart_server(Model::Fork))
         .answer("starting it again", "listening", Pair::restarted)
         .expect("a new client's echo", "hello", Pair::next_client)
         .act("The old client goes on as well.", keys("me too"), |p| {
@@ -164,11 +165,11 @@ fn orphans(args: &'static [&'static str]) -> Act<Pair> {
 }
 
 /// What all acts begin with: server, client, one echo.
-fn opening(title: &'static str, args: &'static [&'static str]) -> Act<Pair> {
+fn opening(title: &'static str, command: Typed, args: &'static [&'static str]) -> Act<Pair> {
     Act::open(title, Pair::open)
         .act(
             "In terminal 1, a server with a process per client.",
-            shell("tcpechod --model fork --bind 127.0.0.1 {port}"),
+            command,
             move |p| -> Result<()> { p.start_server_with(Model::Fork, args) },
         )
         .act(

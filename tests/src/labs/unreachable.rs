@@ -16,7 +16,7 @@ use crate::netns::host::Way;
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "unreachable",
-    title: "A router says \"unreachable\": does TCP believe it?",
+    title: "\"Unreachable\": does TCP believe it?",
     sections: "5.14, 4.3, 28.7",
     about: "A network need not be silent. A router that cannot deliver says so, with an ICMP \
         message. The client's kernel has it within a millisecond. When does the client learn of \
@@ -116,57 +116,54 @@ fn five_reasons(way: Way) -> Act<Hosts> {
             Typed::Nothing,
             Hosts::unplug_server_host,
         );
-    CLIENTS
-        .iter()
-        .fold(act, |act, Role(.., name, _)| {
-            act.act("Its user types a line.", keys("hello?"), move |h| {
-                h.type_line(name, "hello?")
-            })
-        })
-        .expect("the router about H", "host unreachable", |h| {
-            h.first_hint("H")
-        })
-        .expect("the router about N", "net unreachable", |h| {
-            h.first_hint("N")
-        })
-        .expect("the router about P", "admin prohibited", |h| {
-            h.first_hint("P")
-        })
-        .predict(
-            "H's kernel knows. When does H's read tell?",
-            &[
-                ("at once", "at once: the message names the connection"),
-                (
-                    "in the end",
-                    "in the end, when the kernel has given up sending",
-                ),
-            ],
-        )
-        .act("Wait until all have ended.", Typed::Nothing, |h| {
-            let mut clients = CLIENTS.iter();
-            clients.try_for_each(|Role(.., name, _)| h.wait_for_end(name))
-        })
-        .answer("H was told", "in the end", |h| {
-            let late = h.told_after("H")? >= A_WHILE;
-            Ok(if late { "in the end" } else { "at once" })
-        })
-        .expect("H", "read = -1 EHOSTUNREACH", |h| h.told_by("H"))
-        .expect("N", "read = -1 ENETUNREACH", |h| h.told_by("N"))
-        .expect("P", "read = -1 EHOSTUNREACH", |h| h.told_by("P"))
-        .expect("S", "read = -1 ETIMEDOUT", |h| h.told_by("S"))
-        .expect("the router about A", "host unreachable", |h| {
-            h.first_hint("A")
-        })
-        .expect("A", "read = -1 EHOSTUNREACH", |h| h.told_by("A"))
-        .show("H's story on one time line:", |h| h.ladder("H"))
-        .explain(
-            "What the router says is kept, and decides only which error comes in the end: \
+    act.act("The five users type a line each.", keys("hello?"), |h| {
+        let mut clients = CLIENTS.iter();
+        clients.try_for_each(|Role(.., name, _)| h.type_line(name, "hello?"))
+    })
+    .expect("the router about H", "host unreachable", |h| {
+        h.first_hint("H")
+    })
+    .expect("the router about N", "net unreachable", |h| {
+        h.first_hint("N")
+    })
+    .expect("the router about P", "admin prohibited", |h| {
+        h.first_hint("P")
+    })
+    .predict(
+        "H's kernel knows. When does H's read tell?",
+        &[
+            ("at once", "at once: the message names the connection"),
+            (
+                "in the end",
+                "in the end, when the kernel has given up sending",
+            ),
+        ],
+    )
+    .act("Wait until all have ended.", Typed::Nothing, |h| {
+        let mut clients = CLIENTS.iter();
+        clients.try_for_each(|Role(.., name, _)| h.wait_for_end(name))
+    })
+    .answer("H was told", "in the end", |h| {
+        let late = h.told_after("H")? >= A_WHILE;
+        Ok(if late { "in the end" } else { "at once" })
+    })
+    .expect("H", "read = -1 EHOSTUNREACH", |h| h.told_by("H"))
+    .expect("N", "read = -1 ENETUNREACH", |h| h.told_by("N"))
+    .expect("P", "read = -1 EHOSTUNREACH", |h| h.told_by("P"))
+    .expect("S", "read = -1 ETIMEDOUT", |h| h.told_by("S"))
+    .expect("the router about A", "host unreachable", |h| {
+        h.first_hint("A")
+    })
+    .expect("A", "read = -1 EHOSTUNREACH", |h| h.told_by("A"))
+    .show("H's story on one time line:", |h| h.ladder("H"))
+    .explain(
+        "What the router says is kept, and decides only which error comes in the end: \
              EHOSTUNREACH or ENETUNREACH instead of ETIMEDOUT. The book (5.14) says so, too. A is \
              the book's crashed host, but its last router is a careful one: it asks for the dead \
              host's hardware address three times, and then tells.\n\n\
              On the time line the router soon falls silent: it sends a host no more than five such \
              messages at once, and then one a second (net.ipv4.route.error_cost, error_burst).",
-        )
+    )
 }
 
 fn mended(way: Way) -> Act<Hosts> {
@@ -261,7 +258,7 @@ fn opening(title: &'static str, clients: &'static [Role]) -> Act<Hosts> {
         "On the server's host, a server. It has several addresses.",
         shell("tcpechod --model fork --bind 0.0.0.0"),
         |h| {
-            h.start_server(&[])?;
+            h.start_server()?;
             [HOST, NET, BANNED, SILENT]
                 .iter()
                 .try_for_each(|ip| h.add_address(*ip))

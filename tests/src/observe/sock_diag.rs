@@ -48,6 +48,12 @@ impl SockDiag {
         Ok(answer.map(|answer| answer.unread))
     }
 
+    /// The bytes it has sent, or will, that nobody has acknowledged; None if there is no such socket.
+    pub fn unacknowledged(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<u32>> {
+        let answer = self.ask(local, remote)?;
+        Ok(answer.map(|answer| answer.limit))
+    }
+
     /// The name of its congestion control; None if there is no such socket.
     pub fn congestion(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<String>> {
         let bytes = self.exchange(local, remote)?;
@@ -230,6 +236,11 @@ mod tests {
         let unread = |local, remote| diag.unread(local, remote).expect("an answer");
         assert_eq!(unread(server, client), Some(5));
         assert_eq!(unread(client, server), Some(0));
+        let acknowledged = || {
+            let bytes = diag.unacknowledged(client, server).expect("an answer");
+            (bytes == Some(0)).then_some(())
+        };
+        eventually("an acknowledgement", soon, acknowledged).expect("it comes");
         (&far).read_exact(&mut [0; 5]).expect("it has arrived");
         assert_eq!(unread(server, client), Some(0));
         let becomes = |local, remote, wanted| {
