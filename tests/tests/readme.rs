@@ -17,7 +17,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, CommandFactory};
 use tcpecho_lab::compare::cli::Compare;
-use tcpecho_lab::{binaries, netns};
+use tcpecho_lab::compare::workload;
+use tcpecho_lab::{binaries, labs, netns};
 
 /// How long an expected line may take; `make demo` is the slowest.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,11 +87,13 @@ fn every_flag_is_in_its_table() -> Result<()> {
 }
 
 #[test]
-fn every_model_mistake_and_exit_code_is_in_its_table() -> Result<()> {
+fn every_model_mistake_lab_workload_and_exit_code_is_in_its_table() -> Result<()> {
     let readme = readme()?;
     let models = tcpecho_common::Model::all().iter().map(|m| m.name());
     let mistakes = tcpecho_common::Mistake::all().iter().map(|m| m.name());
-    for name in models.chain(mistakes) {
+    let labs = labs::ALL.iter().map(|lab| lab.name);
+    let workloads = workload::ALL.iter().map(|task| task.name);
+    for name in models.chain(mistakes).chain(labs).chain(workloads) {
         ensure!(
             readme.contains(&format!("| `{name}`")),
             "no table names {name}"
