@@ -19,5 +19,9 @@ pub const MAX_WORKERS: usize = 1024;
 /// How long SIGTERM lets connections have what they are owed before they are reset.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// How long a handler takes to find an answer that has been made slow (`--mistake slow-handler`): about
+/// what a query of a database takes that must go to its disk.
+pub const SLOW_HANDLER: Duration = Duration::from_millis(10);
+
 /// How long the client waits for each address to accept its connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -58,6 +58,13 @@ pub enum Mistake {
     UnboundedBuffer,
     /// All threads use one buffer
     StaticBuffer,
+
+    // Answering.
+    /// Each answer takes 10 ms to find, and the thread sleeps meanwhile, as in a database query
+    ///
+    /// Where each client has a process or a thread this is no mistake: it is what they are for, the
+    /// others run meanwhile. It is one where a thread serves many: nobody else has his turn.
+    SlowHandler,
 }
 
 /// Those that wait for children that come and go.
@@ -93,6 +100,7 @@ impl Mistake {
             Self::ReadOnce => "read-once",
             Self::UnboundedBuffer => "unbounded-buffer",
             Self::StaticBuffer => "static-buffer",
+            Self::SlowHandler => "slow-handler",
         }
     }
 
@@ -107,7 +115,7 @@ impl Mistake {
             Self::CloseInLoop => &[Model::Iterative, Model::Fork],
             Self::OneClient => &[Model::Iterative],
             Self::FatalEintr => &[Model::Iterative, Model::Fork, Model::Exec, Model::Thread],
-            Self::NoReuseaddr => Model::all(),
+            Self::NoReuseaddr | Self::SlowHandler => Model::all(),
             // Whoever calls accept() and write(): io_uring accepts in the kernel, and sends without the
             // signal.
             Self::SpinOnEmfile | Self::DefaultSigpipe => &[
@@ -186,6 +194,9 @@ impl Mistake {
                 "the memory of the server (RSS in ps) grows with what a client sends and never reads; here up to 512 MB"
             }
             Self::StaticBuffer => "clients that send at the same time get each other's bytes",
+            Self::SlowHandler => {
+                "each echo takes 10 ms; where one thread serves all clients, each also waits for the echoes of all others: 100 in a second, for all together; where each has a process or a thread there is nothing more to see, for it is meant to sleep"
+            }
         }
     }
 
@@ -203,7 +214,7 @@ impl Mistake {
             Self::DieOnReset => "UNP 6.11",
             Self::CloseOnFin => "UNP 6.6",
             Self::ShortWrite => "UNP 3.9",
-            Self::BlockingWrite => "UNP 6.8",
+            Self::BlockingWrite | Self::SlowHandler => "UNP 6.8",
             Self::ReadOnce => "epoll(7)",
             Self::UnboundedBuffer => "UNP 16.2",
             Self::StaticBuffer => "UNP 26.5",

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use tcpecho_common::{Mistake, calls};
 
 use crate::end::End;
-use crate::socket;
+use crate::{handler, socket};
 
 /// The most one read brings, and the most one connection may move per turn.
 pub const WINDOW: usize = 256 * 1024;
@@ -397,6 +397,9 @@ impl EchoConn {
         n: usize,
     ) -> Result<bool, End> {
         self.owed = self.owed.saturating_sub(n as u32);
+        if shared.commits(Mistake::SlowHandler) {
+            handler::query();
+        }
         let mut written = 0;
         while written < n {
             match write(stream, &shared.buffer[written..n], shared.mistake) {

@@ -15,7 +15,7 @@ use tcpecho_common::{Mistake, calls};
 use crate::cli::Config;
 use crate::counters::Tally;
 use crate::end::End;
-use crate::{accept, signals, socket};
+use crate::{accept, handler, signals, socket};
 
 /// One connection's buffer. 64 KiB costs memory only as far as it is used.
 pub const BUFFER: usize = 64 * 1024;
@@ -126,6 +126,9 @@ impl Echo<'_> {
     fn answer(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.silent_since = None;
         self.tally.received(bytes.len());
+        if self.policy.commits(Mistake::SlowHandler) {
+            handler::query();
+        }
         let before = self.echoed;
         self.write_all(bytes)
             .inspect_err(|_| self.tally.lost(bytes.len() as u64 - (self.echoed - before)))

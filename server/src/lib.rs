@@ -18,6 +18,7 @@ pub mod end;
 pub mod event_loop;
 pub mod executor;
 pub mod failure;
+pub mod handler;
 pub mod inetd;
 pub mod inherited;
 pub mod listener;

@@ -7,10 +7,11 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
+use tcpecho_common::defaults::SLOW_HANDLER;
 use tcpecho_common::model::{Serves, Unit};
 use tcpecho_common::{Mistake, Model};
 use tcpecho_lab::limit::Limit;
@@ -63,6 +64,7 @@ mistakes! {
     read_once = ReadOnce: a_long_message_comes_back_in_part;
     unbounded_buffer = UnboundedBuffer: memory_grows_with_what_is_not_read;
     static_buffer = StaticBuffer: streams_are_mixed;
+    slow_handler = SlowHandler: answers_take_their_time;
 }
 
 /// Starts what it is given, once or twice, and says whether the symptom is there.
@@ -469,6 +471,46 @@ fn streams_are_mixed(_: Model, server: Server) -> Result<bool> {
         }
         Ok(false)
     })
+}
+
+// -- Answering ----------------------------------------------------------------------------------
+
+/// All send at once. Everybody waits for everybody, or only for himself, according to the model.
+///
+/// Sleep never ends before its time, so the fastest round shows what had to be waited for, however busy
+/// the machine is.
+fn answers_take_their_time(model: Model, server: Server) -> Result<bool> {
+    const ROUNDS: usize = 5;
+    with(server, |server| {
+        // Fewer than a pool has workers.
+        let together = if model.serves() == Serves::One { 1 } else { 6 };
+        let mut peers = served(server, together)?;
+        let rounds = (0..ROUNDS).map(|_| round(&mut peers));
+        let rounds = rounds.collect::<Result<Vec<_>>>()?;
+        let fastest = |time: fn(&(Duration, Duration)) -> Duration| {
+            rounds.iter().map(time).min().unwrap_or_default()
+        };
+        let (first, last) = (fastest(|(first, _)| *first), fastest(|(_, last)| *last));
+        let slow = first >= SLOW_HANDLER;
+        let one_by_one = last >= SLOW_HANDLER * together as u32;
+        ensure!(
+            one_by_one == (slow && model.unit() == Unit::Neither),
+            "one by one: {one_by_one}, the last of {together} is back after {last:?}"
+        );
+        Ok(slow)
+    })
+}
+
+/// After what time the first of them has its echo, and when all have.
+fn round(peers: &mut [Peer]) -> Result<(Duration, Duration)> {
+    let began = Instant::now();
+    for peer in peers.iter_mut() {
+        peer.send(b"at once")?;
+    }
+    let back = |peer: &mut Peer| peer.expect(b"at once").map(|()| began.elapsed());
+    let back = peers.iter_mut().map(back).collect::<Result<Vec<_>>>()?;
+    let first = back.iter().min().context("nobody")?;
+    Ok((*first, began.elapsed()))
 }
 
 // -- Helpers ------------------------------------------------------------------------------------

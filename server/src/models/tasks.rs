@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use nix::errno::Errno;
-use tcpecho_common::calls;
+use tcpecho_common::{Mistake, calls};
 
 use super::Server;
 use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
@@ -44,7 +44,7 @@ use crate::end::End;
 use crate::executor::{Bell, Executor, either, yield_now};
 use crate::failure::Failure;
 use crate::listener::Listener;
-use crate::{signals, socket};
+use crate::{handler, signals, socket};
 
 /// Connections accepted before those that are open have their turn again.
 const ACCEPTS_PER_TURN: usize = 128;
@@ -300,6 +300,10 @@ impl Connection {
     /// The echo of the textbook (UNP 5.3): read, write it back, until no more comes.
     async fn echo(&mut self) -> Result<(), End> {
         while let Some(received) = self.read().await? {
+            if self.state.config.commits(Mistake::SlowHandler) {
+                // No `await`: the executor is asleep in it, too.
+                handler::query();
+            }
             self.write_all(received).await?;
         }
         Ok(())

@@ -55,7 +55,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use slab::Slab;
-use tcpecho_common::calls;
+use tcpecho_common::{Mistake, calls};
 
 use self::buffers::{Buffer, Buffers, Size};
 use self::ring::{Completion, Ring, Token, What};
@@ -67,7 +67,7 @@ use crate::counters::{Bytes, Counters, Live, log_status};
 use crate::end::End;
 use crate::failure::Failure;
 use crate::listener::Listener;
-use crate::{signals, socket};
+use crate::{handler, signals, socket};
 
 /// A connection with a larger remainder is read from no more.
 const FULL: usize = 64 * 1024;
@@ -472,6 +472,9 @@ impl Uring {
         if matches!(connection.phase, Phase::Closing(_)) {
             // Received, and lost.
             return self.buffers.give_back(buffer);
+        }
+        if self.config.commits(Mistake::SlowHandler) {
+            handler::query();
         }
         if connection.send == Send::None && connection.remainder.is_none() {
             connection.send = Send::Provided { buffer, length };
