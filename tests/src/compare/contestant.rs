@@ -141,6 +141,16 @@ impl Candidate {
         }
     }
 
+    /// The same with these flags behind its own; nothing changes for a foreign server.
+    #[must_use]
+    pub fn with(&self, more: Vec<String>) -> Self {
+        let mut candidate = self.clone();
+        if let Kind::Ours { flags, .. } = &mut candidate.kind {
+            flags.extend(more);
+        }
+        candidate
+    }
+
     /// Its workers, where there are any to speak of.
     pub fn workers(&self) -> Option<u64> {
         let Kind::Ours { model, flags } = &self.kind else {
@@ -443,6 +453,19 @@ mod tests {
             "tcpechod --model reactor --workers 2 --bind 127.0.0.1 0"
         );
         assert_eq!(model("fork").expect("a model").workers(), None);
+    }
+
+    #[test]
+    fn a_workload_may_add_flags() {
+        let more = || vec!["--mistake".to_owned(), "slow-handler".to_owned()];
+        let ours = model("reactor --workers 2").expect("a model").with(more());
+        assert_eq!(ours.name, "reactor --workers 2");
+        assert_eq!(
+            ours.command(),
+            "tcpechod --model reactor --workers 2 --mistake slow-handler --bind 127.0.0.1 0"
+        );
+        let foreign = server("x {port}").expect("a server");
+        assert_eq!(foreign.with(more()), foreign);
     }
 
     #[test]

@@ -88,11 +88,12 @@ impl Bench {
 
     /// Starts it, and ends it. Error: why that cannot be done, in one line.
     pub fn try_out(&mut self, candidate: &Candidate) -> Result<()> {
-        let server = self.start(candidate, &[])?;
+        let server = candidate.start(&self.places.server, self.descriptors, &[])?;
         self.stop(candidate, server).map(drop)
     }
 
-    fn start(&self, candidate: &Candidate, prefix: &[&str]) -> Result<Running> {
+    fn start(&self, job: &Job<'_>, prefix: &[&str]) -> Result<Running> {
+        let candidate = job.candidate.with(job.task.server_flags());
         candidate.start(&self.places.server, self.descriptors, prefix)
     }
 
@@ -180,7 +181,7 @@ impl Bench {
 
     /// System calls of a server from its start to its end, and how many echoes were counted meanwhile.
     fn counts(&mut self, job: &Job<'_>, duration: Duration) -> Result<(Counts, u64)> {
-        let server = self.start(job.candidate, &STRACE)?;
+        let server = self.start(job, &STRACE)?;
         let mut load = self.load(job, &server, duration, Duration::ZERO)?;
         load.begin(job, &server)?;
         load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
@@ -206,7 +207,7 @@ struct Measured {
 
 impl Executor for Bench {
     fn measure(&mut self, job: &Job<'_>) -> Result<Round> {
-        let server = self.start(job.candidate, &[])?;
+        let server = self.start(job, &[])?;
         let measured = self.round(job, &server);
         let measured = match (measured, server.still_lives()) {
             (Ok(measured), _) => measured,

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tcpecho_common::Mistake;
+use tcpecho_common::defaults::SLOW_HANDLER;
+
 use crate::compare::contestant::Candidate;
 use crate::compare::result;
 
@@ -26,8 +29,19 @@ pub struct Task {
     flags: &'static [&'static str],
     /// Connections beside those, as said in `flags`.
     company: u64,
+    /// How long the server looks for an answer.
+    handler: Handler,
     /// Silent connections, for each point; none: a workload with one point.
     sweep: &'static [u64],
+}
+
+/// What the server does before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handler {
+    /// Nothing.
+    Fast,
+    /// It sleeps for [`SLOW_HANDLER`]; tcpechod does so when told to commit that mistake.
+    Slow,
 }
 
 /// All of them, in the order of the tables.
@@ -39,6 +53,7 @@ pub const ALL: &[Task] = &[
         connections: 50,
         flags: &["-s", "64"],
         company: 0,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -48,6 +63,7 @@ pub const ALL: &[Task] = &[
         connections: 1,
         flags: &["-s", "64"],
         company: 0,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -57,6 +73,7 @@ pub const ALL: &[Task] = &[
         connections: 5000,
         flags: &["-s", "64"],
         company: 0,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -66,6 +83,7 @@ pub const ALL: &[Task] = &[
         connections: 16,
         flags: &["-s", "64", "--connect-per-request"],
         company: 0,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -75,6 +93,7 @@ pub const ALL: &[Task] = &[
         connections: 4,
         flags: &["-s", "64k", "--bulk"],
         company: 0,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -84,6 +103,7 @@ pub const ALL: &[Task] = &[
         connections: 50,
         flags: &["-s", "64"],
         company: 0,
+        handler: Handler::Fast,
         sweep: &[0, 1000, 2000, 4000, 8000],
     },
     Task {
@@ -93,6 +113,7 @@ pub const ALL: &[Task] = &[
         connections: 50,
         flags: &["-s", "64", "--never-read", "1"],
         company: 1,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -102,6 +123,7 @@ pub const ALL: &[Task] = &[
         connections: 10,
         flags: &["-s", "64", "--firehose", "1"],
         company: 1,
+        handler: Handler::Fast,
         sweep: &[],
     },
     Task {
@@ -111,6 +133,17 @@ pub const ALL: &[Task] = &[
         connections: 200,
         flags: &["-s", "64", "--connect-per-request"],
         company: 0,
+        handler: Handler::Fast,
+        sweep: &[],
+    },
+    Task {
+        name: "slow-handler",
+        title: "20 connections, 64 bytes, each answer takes 10 ms (--mistake slow-handler)",
+        shows: "What a call that blocks does, as a query of a database: in a process or thread of its own each client waits for its own answer only, in one thread for all everybody waits for everybody's.",
+        connections: 20,
+        flags: &["-s", "64"],
+        company: 0,
+        handler: Handler::Slow,
         sweep: &[],
     },
 ];
@@ -166,9 +199,23 @@ impl Task {
         words
     }
 
+    /// What must stand on the command line of a server of ours besides.
+    pub fn server_flags(&self) -> Vec<String> {
+        match self.handler {
+            Handler::Fast => Vec::new(),
+            Handler::Slow => ["--mistake", Mistake::SlowHandler.name()]
+                .map(str::to_owned)
+                .into(),
+        }
+    }
+
     /// How long it runs before it is measured. Many connections need longer until each had its turn.
     pub fn warmup(&self) -> Duration {
-        WARMUP + Duration::from_micros(40) * self.connections as u32
+        let turn = match self.handler {
+            Handler::Fast => Duration::from_micros(40),
+            Handler::Slow => SLOW_HANDLER,
+        };
+        WARMUP + turn * self.connections as u32
     }
 
     /// What a round takes beside measuring: start, connect, warm up, look, stop.
@@ -191,6 +238,9 @@ impl Task {
             return Some(format!(
                 "it takes {needed} descriptors in one process, the limit is {descriptors} (ulimit -Hn)"
             ));
+        }
+        if self.handler == Handler::Slow && candidate.model().is_none() {
+            return Some("has no such handler, which only tcpechod does".to_owned());
         }
         // Where each connection ends after its message, those who wait have their turn.
         let serves = candidate
@@ -263,9 +313,37 @@ mod tests {
         assert_eq!(cannot("burst", None, "prefork --workers 4"), None);
         assert!(cannot("idle", Some(1000), "select").is_some());
         assert_eq!(cannot("idle", Some(0), "select"), None);
+        assert_eq!(
+            cannot("slow-handler", None, "thread-pool --workers 8").as_deref(),
+            Some("serves 8 clients at a time, here are 20")
+        );
         for who in ["fork", "thread", "poll", "reactor", "async", "uring"] {
             assert_eq!(cannot("connections", None, who), None);
+            assert_eq!(cannot("slow-handler", None, who), None);
         }
+    }
+
+    #[test]
+    fn only_our_servers_can_be_told_to_be_slow() {
+        let (task, who) = (
+            find("slow-handler").expect("one"),
+            server("x {port}").expect("one"),
+        );
+        let why = task.cannot(None, &who, 20_000).expect("it cannot");
+        assert!(why.starts_with("has no such handler"), "{why}");
+        assert_eq!(task.server_flags(), ["--mistake", "slow-handler"]);
+        for other in ALL.iter().filter(|other| *other != task) {
+            assert!(other.server_flags().is_empty() && other.cannot(None, &who, 20_000).is_none());
+        }
+    }
+
+    /// In the title stands what the server does.
+    #[test]
+    fn the_title_tells_how_slow() {
+        let task = find("slow-handler").expect("one");
+        let time = format!("{} ms", SLOW_HANDLER.as_millis());
+        let flags = task.server_flags().join(" ");
+        assert!(task.title.contains(&time) && task.title.contains(&flags));
     }
 
     #[test]

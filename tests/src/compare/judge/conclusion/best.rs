@@ -8,7 +8,7 @@ use crate::figures;
 
 /// Who echoes most in a second.
 pub(super) fn rate(place: &Place<'_>, ratios: &[Ratio]) -> Option<String> {
-    if !["bulk", "connect"].contains(&place.workload.name.as_str()) {
+    if !["bulk", "connect", "slow-handler"].contains(&place.workload.name.as_str()) {
         return None;
     }
     let (best, others) = of(place, ratios, Measure::Rate)?;
@@ -27,7 +27,7 @@ pub(super) fn rate(place: &Place<'_>, ratios: &[Ratio]) -> Option<String> {
 
 /// With whom the slowest of a hundred echoes is fastest.
 pub(super) fn slowest(place: &Place<'_>, ratios: &[Ratio]) -> Option<String> {
-    let about = ["latency", "never-read", "firehose", "burst", "slow-handler"];
+    let about = ["latency", "never-read", "firehose", "burst"];
     if !about.contains(&place.workload.name.as_str()) {
         return None;
     }

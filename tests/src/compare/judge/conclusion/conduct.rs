@@ -16,7 +16,6 @@ pub(super) fn stalled(comparison: &Comparison, place: &Place<'_>) -> Option<Stri
     let beside = match place.workload.name.as_str() {
         "never-read" => "a client that never reads",
         "firehose" => "a client that sends as fast as it can",
-        "slow-handler" => "slow clients",
         _ => return None,
     };
     let here = |cell: &&Cell| cell.workload == place.workload.name && cell.point == place.point;
@@ -62,6 +61,27 @@ fn stalls(cell: &Cell) -> usize {
         .iter()
         .filter(|round| round.echoes == 0 || long(round))
         .count()
+}
+
+/// Where each answer takes its time: how long a client waits for his with whom. There are too few echoes
+/// for the slowest of a hundred.
+pub(super) fn waiting(place: &Place<'_>) -> Option<String> {
+    if place.workload.name != "slow-handler" {
+        return None;
+    }
+    let each = place.measured.iter();
+    let mut each: Vec<_> = each
+        .filter_map(|who| Some((who.summary.p50_us?.median, who.name)))
+        .collect();
+    each.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let of = |(us, name): &(f64, &str)| format!("{} with {name}", figures::time_us(*us));
+    let each = list(each.iter().map(of));
+    (!each.is_empty()).then(|| {
+        format!(
+            "{}: half of the echoes are back within {each}.",
+            place.name()
+        )
+    })
 }
 
 /// Who serves some of its clients much more than others.

@@ -186,6 +186,31 @@ fn the_slowest_echoes_are_told_where_somebody_may_have_to_wait() {
     ), "{said:?}");
 }
 
+#[test]
+fn slow_answers_are_about_waiting_and_not_about_cpu() {
+    let with = |who, cpu, ns, echoes| {
+        with_rounds(cell(who, "slow-handler", None, cpu), |round| {
+            round.latency = latency_of(ns, 100);
+            round.echoes = echoes;
+        })
+    };
+    let said = concluded(vec![
+        with("reactor", 7.0, 200_000_000, 100),
+        with("thread", 14.0, 10_000_000, 2000),
+    ]);
+    assert!(
+        one(&said, "per second").starts_with("slow-handler: thread echoes most messages, ")
+            && one(&said, "per second").contains("; reactor 0.050 times that ("),
+        "{said:?}"
+    );
+    assert_eq!(
+        one(&said, "half of"),
+        "slow-handler: half of the echoes are back within 10.0 ms with thread and 200 ms with reactor."
+    );
+    none(&said, "CPU per echo");
+    none(&said, "beside");
+}
+
 fn idle(who: &str, costs: &[(u64, f64)]) -> Vec<Cell> {
     costs
         .iter()
