@@ -20,6 +20,8 @@ const NLMSG_ERROR: u16 = 2;
 const CONGESTION: u16 = 4;
 /// `idiag_timer` where the next thing to be sent is a keepalive probe.
 const KEEPALIVE: u8 = 2;
+/// `idiag_timer` where nothing is waited for but the end of TIME-WAIT.
+const TIME_WAIT: u8 = 3;
 /// The length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 
@@ -67,6 +69,17 @@ impl SockDiag {
         let answer = self.ask(local, remote)?;
         let keepalive = answer.filter(|answer| answer.timer == KEEPALIVE);
         Ok(keepalive.map(|answer| answer.expires))
+    }
+
+    /// How much longer it stays in TIME-WAIT; None if it is not in it.
+    pub fn time_wait_left(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<Option<Duration>> {
+        let answer = self.ask(local, remote)?;
+        let waits = answer.filter(|a| a.state == State::TimeWait && a.timer == TIME_WAIT);
+        Ok(waits.map(|answer| answer.expires))
     }
 
     /// How many connections wait for accept at the listener with this address; None if nobody
@@ -253,7 +266,10 @@ mod tests {
         becomes(client, server, Some(State::CloseWait));
         drop(near);
         becomes(server, client, Some(State::TimeWait));
+        let left = |local, remote| diag.time_wait_left(local, remote).expect("an answer");
+        assert!(left(server, client).is_some_and(|left| left.as_secs() >= 30));
         becomes(client, server, None);
+        assert_eq!(left(client, server), None);
         assert_eq!(state(server, nobody), None, "not the listener");
         drop(listener);
         assert_eq!(queued(), None);
