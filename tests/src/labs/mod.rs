@@ -12,6 +12,7 @@ pub mod eintr;
 pub mod fin_or_reset;
 pub mod host_crash;
 pub mod hosts;
+pub mod normal_life;
 pub mod one_wait;
 pub mod pair;
 mod premature_termination;
@@ -29,6 +30,7 @@ use crate::narrate::Lab;
 macro_rules! every_lab {
     ($then:ident) => {
         $then! {
+            normal_life
             zombies
             one_wait
             wait3

@@ -148,6 +148,12 @@ impl Pair {
         self.client()?.type_line(line)
     }
 
+    /// Types ^D: the client's input ends.
+    pub fn end_input(&mut self) -> Result<()> {
+        self.mark(Side::Client, "typed: ^D".into());
+        self.client()?.close_stdin()
+    }
+
     /// Kills the process that serves the client, so that it cannot do anything about it.
     pub fn kill_child(&mut self) -> Result<()> {
         let child = self.connection()?.server.pid;
@@ -213,6 +219,13 @@ impl Pair {
         kill(Pid::from_raw(child), Signal::SIGSTOP).context("stop the child")?;
         // Until it has stopped, it may still take what comes.
         wait_for_state(child, 'T')
+    }
+
+    /// Lets the stopped child go on.
+    pub fn go_on_child(&mut self) -> Result<()> {
+        let child = self.connection()?.server.pid;
+        self.mark(Side::Server, "goes on".into());
+        kill(Pid::from_raw(child), Signal::SIGCONT).context("let the child go on")
     }
 
     /// How many bytes wait at the server's socket for somebody to read them.
@@ -433,13 +446,54 @@ impl Pair {
         Ok(sockets::ss_view(&sockets))
     }
 
-    /// The whole conversation so far as one drawing.
+    /// How long the client's socket is in TIME-WAIT, to the nearest 5 seconds: as long as it has
+    /// been, and as long as its timer still has to run.
+    pub fn time_wait(&self) -> Result<String> {
+        let Connection { client, server } = self.connection()?;
+        let packets = self.packets_since(0).unwrap_or_default();
+        let mut changes = self.states.iter().flat_map(StateLog::changes);
+        let began = changes.find(|c| c.side == Side::Client && c.state == Some(State::TimeWait));
+        let began = began.context("it has not been in TIME-WAIT")?;
+        let left = SockDiag::open()?.time_wait_left(client.address, server.address)?;
+        let left = left.context("it is not in TIME-WAIT any more")?;
+        let been = now().saturating_sub(began.at(client.address, &packets));
+        let seconds = (left + Duration::from_nanos(been)).as_secs_f64();
+        Ok(format!("{} s", (seconds / 5.0).round() * 5.0))
+    }
+
+    /// What ss shows of the client's socket while it is in TIME-WAIT, with its timer.
+    pub fn ss_of_time_wait(&self) -> Result<String> {
+        let Connection { client, server } = self.connection()?;
+        let left = SockDiag::open()?.time_wait_left(client.address, server.address)?;
+        let left = left.context("it is not in TIME-WAIT")?.as_secs();
+        let (client, server) = (client.address, server.address);
+        Ok(format!(
+            "Recv-Q Send-Q Local Address:Port Peer Address:Port\n\
+             0      0      {client:>18} {server:>17} timer:(timewait,{left}sec,0)\n"
+        ))
+    }
+
+    /// The whole conversation so far as one drawing; what was before the last thing done at the
+    /// server's side may be summed up.
     pub fn ladder(&self) -> Result<View> {
+        let ladder = Ladder::new(self.killed_at().unwrap_or(self.began));
+        let ladder = ladder.prologue("connection and first echo");
+        let remark = self.killed_at().map(|_| "Time 0 is the kill.");
+        self.draw_on(remark.into_iter().fold(ladder, Ladder::remark))
+    }
+
+    /// The same from the first packet on, nothing summed up.
+    pub fn life(&self) -> Result<View> {
+        let packets = self.packets_since(0).unwrap_or_default();
+        let origin = packets.first().map_or(self.began, |first| first.at);
+        self.draw_on(Ladder::new(origin))
+    }
+
+    fn draw_on(&self, ladder: Ladder) -> Result<View> {
         let Connection { client, server } = self.connection()?;
         let packets = self.packets_since(0).unwrap_or_default();
         let (of_client, of_server) = (self.client_calls()?, self.server_calls()?);
-        let mut ladder = Ladder::new(self.killed_at().unwrap_or(self.began))
-            .prologue("connection and first echo")
+        let mut ladder = ladder
             .packets(client.address, &packets)
             .calls(Side::Client, &of_client)
             .calls(Side::Server, &of_server)
@@ -451,9 +505,6 @@ impl Pair {
         }
         if let Some(call) = of_server.iter().find(|c| c.call == "accept") {
             ladder = ladder.descriptor(Side::Server, call.fd, "the listening socket of the parent");
-        }
-        if self.killed_at().is_ok() {
-            ladder = ladder.remark("Time 0 is the kill.");
         }
         if let Some(delay) = self.fin_acknowledged_after().filter(|d| *d >= DELAYED) {
             ladder = ladder.remark(format!(
