@@ -265,14 +265,14 @@ impl Ladder {
             let said: Vec<_> = used.map(|(_, fd, what)| format!("{fd} {what}")).collect();
             said.join(", ")
         };
-        match (of(Side::Client), of(Side::Server)) {
-            (client, server) if client.is_empty() && server.is_empty() => {}
-            (client, server) if server.is_empty() => {
-                legend.push(format!("Descriptors at the client: {client}."));
-            }
-            (client, server) => legend.push(format!(
-                "Descriptors at the client: {client}; at the server: {server}."
-            )),
+        let sides = [("client", Side::Client), ("server", Side::Server)];
+        let sides = sides.map(|(name, side)| (name, of(side)));
+        let known = sides.iter().filter(|(_, known)| !known.is_empty());
+        let known: Vec<_> = known
+            .map(|(at, fds)| format!("at the {at}: {fds}"))
+            .collect();
+        if !known.is_empty() {
+            legend.push(format!("Descriptors {}.", known.join("; ")));
         }
         if shown(&|e| matches!(e.what, What::Began(..))) {
             legend.push("A call with ... begins to wait; it stands again when it returns.".into());
