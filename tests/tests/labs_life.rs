@@ -2,19 +2,21 @@
 //! else happening than it tells, and must say so.
 
 use anyhow::{Result, ensure};
-use tcpecho_lab::labs::normal_life;
+use tcpecho_lab::labs::{half_close, normal_life};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
 
-/// Performs the lab with these acts in namespaces; it must find that `what` differs.
-fn differs(test: &str, lab: &Lab, acts: fn() -> Vec<Box<dyn Scene>>, what: &str) -> Result<()> {
+/// Performs the lab with these acts in namespaces; it must find these differences.
+fn differs(test: &str, lab: &Lab, acts: fn() -> Vec<Box<dyn Scene>>, what: &[&str]) -> Result<()> {
     netns::test(test, || {
         let mut quiet = Quiet::new();
         let lab = Lab { acts, ..*lab };
         let report = lab.perform(&Isolation::Namespaces, &mut quiet)?;
-        let found = report.differences.iter().any(|d| d.starts_with(what));
-        ensure!(found, "{what}: {report}\n{}", quiet.transcript());
+        for what in what {
+            let found = report.differences.iter().any(|d| d.starts_with(what));
+            ensure!(found, "{what}: {report}\n{}", quiet.transcript());
+        }
         Ok(())
     })
 }
@@ -25,6 +27,46 @@ fn normal_life_with_a_server_that_never_closes() -> Result<()> {
         "normal_life_with_a_server_that_never_closes",
         &normal_life::LAB,
         || normal_life::acts(&["--mistake", "leak-connfd"]),
-        "sockets, server's / client's should have been gone / TIME-WAIT, but was CLOSE-WAIT / FIN-WAIT-2",
+        &[
+            "sockets, server's / client's should have been gone / TIME-WAIT, but was CLOSE-WAIT / FIN-WAIT-2",
+        ],
+    )
+}
+
+#[test]
+fn half_close_with_clients_that_close_in_another_way() -> Result<()> {
+    differs(
+        "half_close_with_clients_that_close_in_another_way",
+        &half_close::LAB,
+        || {
+            vec![
+                Box::new(half_close::shut_down(half_close::WHOLE)),
+                Box::new(half_close::closed(half_close::HALF)),
+            ]
+        },
+        &[
+            "what came back should have been hello late, but was hello",
+            "the client's kernel then should have been client RST, but was client ACK",
+        ],
+    )
+}
+
+#[test]
+fn half_close_with_the_ways_exchanged() -> Result<()> {
+    use half_close::{LINGER_0, LINGER_1, UNREAD, UNSENT};
+    differs(
+        "half_close_with_the_ways_exchanged",
+        &half_close::LAB,
+        || {
+            vec![Box::new(half_close::ways([
+                LINGER_0, UNREAD, UNSENT, LINGER_1,
+            ]))]
+        },
+        &[
+            "what arrives should have been all, and a FIN, but was a part, and an RST",
+            "what arrives should have been a part, and an RST, but was nothing, and an RST",
+            "close took ... to return should have been at least 1.0 s",
+            "what arrives should have been nothing, and an RST, but was all, and a FIN",
+        ],
     )
 }

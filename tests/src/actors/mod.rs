@@ -3,6 +3,7 @@
 //! is done, and then wait for what comes.
 
 pub mod blocked;
+pub mod closing;
 pub mod disposed;
 
 use std::io::{Write as _, stdout};
@@ -21,7 +22,7 @@ pub struct Actor {
 }
 
 /// All actors.
-pub static ALL: &[&Actor] = &[&blocked::ACTOR, &disposed::ACTOR];
+pub static ALL: &[&Actor] = &[&blocked::ACTOR, &closing::ACTOR, &disposed::ACTOR];
 
 /// Plays the part called `name`. Errors: there is none, or what went wrong.
 pub fn perform(name: &str, args: &[String]) -> Result<()> {

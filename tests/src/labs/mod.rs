@@ -10,6 +10,7 @@ pub mod crowd;
 pub mod dispositions;
 pub mod eintr;
 pub mod fin_or_reset;
+pub mod half_close;
 pub mod host_crash;
 pub mod hosts;
 pub mod normal_life;
@@ -31,6 +32,7 @@ macro_rules! every_lab {
     ($then:ident) => {
         $then! {
             normal_life
+            half_close
             zombies
             one_wait
             wait3

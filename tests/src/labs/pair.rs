@@ -142,6 +142,14 @@ impl Pair {
         Ok(())
     }
 
+    /// The same as the class sees it: `tcpecho [FLAGS] 127.0.0.1 {port}`.
+    pub fn start_client_as(&mut self, command: &'static str) -> Result<()> {
+        let flags = command.strip_prefix("tcpecho ");
+        let flags = flags.and_then(|flags| flags.strip_suffix("127.0.0.1 {port}"));
+        let flags = flags.with_context(|| format!("not tcpecho on {{port}}: {command}"))?;
+        self.start_client_with(&flags.split_whitespace().collect::<Vec<_>>())
+    }
+
     /// Types a line at the client's keyboard.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
         self.mark(Side::Client, format!("typed: {line}"));
@@ -282,6 +290,14 @@ impl Pair {
             .context("no such call yet")
     }
 
+    /// The same for the process that serves the client, all of them.
+    pub fn calls_of_child(&self, at: u64) -> Result<Vec<CallRecord>> {
+        let End { pid, fd, .. } = self.connection()?.server;
+        let mut calls = self.server()?.calls();
+        calls.retain(|c| c.phase == Phase::Return && c.at >= at && (c.pid, c.fd) == (pid, fd));
+        Ok(calls)
+    }
+
     /// How many bytes the client has read from its keyboard since `at`.
     pub fn read_from_keyboard(&self, at: u64) -> Result<usize> {
         let calls = self.client()?.calls();
@@ -308,6 +324,15 @@ impl Pair {
     pub fn exchange_since(&self, at: u64) -> Result<String> {
         let client = self.connection()?.client.address;
         Ok(exchange(client, &self.packets_since(at)?))
+    }
+
+    /// How many bytes the client's kernel was sent behind its own FIN.
+    pub fn bytes_after_fin(&self) -> Result<usize> {
+        let client = self.connection()?.client.address;
+        let packets = self.packets_since(0)?.into_iter();
+        let after = packets.skip_while(|p| p.from != client || !p.flags.fin());
+        let late = after.filter(|p| p.to == client);
+        Ok(late.map(|p| p.len).sum())
     }
 
     /// The first packet since something was last done at the server's side: `server FIN,ACK`.
@@ -478,8 +503,20 @@ impl Pair {
     pub fn ladder(&self) -> Result<View> {
         let ladder = Ladder::new(self.killed_at().unwrap_or(self.began));
         let ladder = ladder.prologue("connection and first echo");
-        let remark = self.killed_at().map(|_| "Time 0 is the kill.");
+        let last = self.marks.iter().rfind(|mark| mark.side == Side::Server);
+        let remark = last.map(|last| match &*last.what {
+            "killed" => "Time 0 is the kill.".into(),
+            what => format!("Time 0: {what}."),
+        });
         self.draw_on(remark.into_iter().fold(ladder, Ladder::remark))
+    }
+
+    /// The same with time 0 where the child was stopped.
+    pub fn ladder_since_stop(&self) -> Result<View> {
+        let stopped = self.marks.iter().find(|mark| mark.what == "stopped");
+        let stopped = stopped.context("the child has not been stopped")?.at;
+        let ladder = Ladder::new(stopped).prologue("connection and first echo");
+        self.draw_on(ladder)
     }
 
     /// The same from the first packet on, nothing summed up.
