@@ -2,7 +2,7 @@
 //! else happening than it tells, and must say so.
 
 use anyhow::{Result, ensure};
-use tcpecho_lab::labs::{half_close, normal_life};
+use tcpecho_lab::labs::{half_close, normal_life, time_wait};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
@@ -67,6 +67,30 @@ fn half_close_with_the_ways_exchanged() -> Result<()> {
             "what arrives should have been a part, and an RST, but was nothing, and an RST",
             "close took ... to return should have been at least 1.0 s",
             "what arrives should have been nothing, and an RST, but was all, and a FIN",
+        ],
+    )
+}
+
+#[test]
+fn time_wait_with_other_servers() -> Result<()> {
+    use time_wait::{CAREFUL, CARELESS, LEAKY};
+    differs(
+        "time_wait_with_other_servers",
+        &time_wait::LAB,
+        || {
+            vec![
+                Box::new(time_wait::server_first(CAREFUL)),
+                Box::new(time_wait::both_careful(CARELESS)),
+                Box::new(time_wait::still_served(CARELESS)),
+                Box::new(time_wait::client_first(LEAKY)),
+                Box::new(time_wait::never_closed(CARELESS)),
+            ]
+        },
+        &[
+            "starting it again with SO_REUSEADDR should have been EADDRINUSE, but was listening",
+            "starting it again with SO_REUSEADDR should have been listening, but was EADDRINUSE",
+            "sockets, server's / client's should have been gone / TIME-WAIT, but was CLOSE-WAIT / FIN-WAIT-2",
+            "sockets, server's / client's should have been CLOSE-WAIT / FIN-WAIT-2, but was gone / TIME-WAIT",
         ],
     )
 }

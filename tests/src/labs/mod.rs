@@ -20,6 +20,7 @@ mod premature_termination;
 pub mod shutdown;
 pub mod sigpipe;
 pub mod states;
+pub mod time_wait;
 pub mod unreachable;
 pub mod wait3;
 pub mod zombies;
@@ -33,6 +34,7 @@ macro_rules! every_lab {
         $then! {
             normal_life
             half_close
+            time_wait
             zombies
             one_wait
             wait3

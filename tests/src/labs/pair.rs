@@ -95,6 +95,13 @@ impl Pair {
         })
     }
 
+    /// The same with a port that the kernel chooses when the server starts: for what leaves a port in
+    /// use.
+    pub fn open_on_any_port(place: &Isolation) -> Result<Self> {
+        let pair = Self::open(place)?;
+        Ok(Self { port: 0, ..pair })
+    }
+
     /// Starts `tcpechod --model MODEL --bind 127.0.0.1 PORT`.
     pub fn start_server(&mut self, model: Model) -> Result<()> {
         self.start_server_with(model, &[])
@@ -109,6 +116,15 @@ impl Pair {
         self.port = server.address().port();
         self.server = Some(server);
         Ok(())
+    }
+
+    /// The same as the class sees it: `tcpechod --model fork [FLAGS] --bind 127.0.0.1 {port}`.
+    pub fn start_server_as(&mut self, command: &'static str) -> Result<()> {
+        let flags = command.strip_prefix("tcpechod --model fork ");
+        let flags = flags.and_then(|flags| flags.strip_suffix("--bind 127.0.0.1 {port}"));
+        let flags = flags.with_context(|| format!("not tcpechod on {{port}}: {command}"))?;
+        let flags: Vec<_> = flags.split_whitespace().collect();
+        self.start_server_with(Model::Fork, &flags)
     }
 
     /// Starts `tcpecho --mode MODE 127.0.0.1 PORT` on a terminal, and waits until it is served.
@@ -181,8 +197,17 @@ impl Pair {
     /// Starts the server again, on the same port; the children of the one before may still be there.
     /// Says how that went: `listening` or `EADDRINUSE`.
     pub fn restart_server(&mut self, model: Model) -> Result<()> {
+        self.restart_by(|pair| pair.start_server(model))
+    }
+
+    /// The same with the command as the class sees it.
+    pub fn restart_server_as(&mut self, command: &'static str) -> Result<()> {
+        self.restart_by(|pair| pair.start_server_as(command))
+    }
+
+    fn restart_by(&mut self, start: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         self.former.extend(self.server.take());
-        self.restart = match self.start_server(model) {
+        self.restart = match start(self) {
             Err(error) if format!("{error:#}").contains("EADDRINUSE") => "EADDRINUSE",
             result => result.map(|()| "listening")?,
         };
