@@ -2,7 +2,7 @@
 //! else happening than it tells, and must say so.
 
 use anyhow::{Result, ensure};
-use tcpecho_lab::labs::{half_close, normal_life, time_wait};
+use tcpecho_lab::labs::{half_close, normal_life, port_range, time_wait};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
@@ -91,6 +91,19 @@ fn time_wait_with_other_servers() -> Result<()> {
             "starting it again with SO_REUSEADDR should have been listening, but was EADDRINUSE",
             "sockets, server's / client's should have been gone / TIME-WAIT, but was CLOSE-WAIT / FIN-WAIT-2",
             "sockets, server's / client's should have been CLOSE-WAIT / FIN-WAIT-2, but was gone / TIME-WAIT",
+        ],
+    )
+}
+
+#[test]
+fn port_range_with_twenty_ports() -> Result<()> {
+    differs(
+        "port_range_with_twenty_ports",
+        &port_range::LAB,
+        || vec![Box::new(port_range::scarce("20000 20019"))],
+        &[
+            "connections made, and then should have been 10, EADDRNOTAVAIL, but was 20, EADDRNOTAVAIL",
+            "connections that the server has should have been 30, but was 60",
         ],
     )
 }

@@ -16,6 +16,7 @@ pub mod hosts;
 pub mod normal_life;
 pub mod one_wait;
 pub mod pair;
+pub mod port_range;
 mod premature_termination;
 pub mod shutdown;
 pub mod sigpipe;
@@ -35,6 +36,7 @@ macro_rules! every_lab {
             normal_life
             half_close
             time_wait
+            port_range
             zombies
             one_wait
             wait3
