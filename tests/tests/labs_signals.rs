@@ -2,55 +2,13 @@
 //! not do what the act expects, and must say so. On plain loopback, where everything but packets
 //! is seen as well.
 
-use std::thread::{self, ScopedJoinHandle};
+#[path = "common/red.rs"]
+mod red;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+use red::red;
 use tcpecho_lab::labs::{self, dispositions, eintr, one_wait, sigpipe, wait3, zombies};
-use tcpecho_lab::narrate::quiet::Quiet;
-use tcpecho_lab::narrate::{Lab, Scene};
-use tcpecho_lab::netns::Isolation;
-
-/// Acts, and what of them is different first.
-type Case = (fn() -> Vec<Box<dyn Scene>>, &'static str);
-
-/// Performs acts of a lab, all at once: most of the time goes into waiting for what does not come.
-fn all_differ(lab: &Lab, cases: &[Case]) -> Result<()> {
-    thread::scope(|scope| {
-        let cases = cases.iter().map(|case| scope.spawn(|| differs(lab, case)));
-        let cases: Vec<_> = cases.collect();
-        let mut ended = cases.into_iter().map(ScopedJoinHandle::join);
-        ended.try_for_each(|case| case.expect("no panic"))
-    })
-}
-
-fn differs(lab: &Lab, (acts, first): &Case) -> Result<()> {
-    let plain = Isolation::Plain("this test wants it so".into());
-    let mut quiet = Quiet::new();
-    let report = Lab {
-        acts: *acts,
-        ..*lab
-    }
-    .perform(&plain, &mut quiet)?;
-    let transcript = quiet.transcript();
-    ensure!(!report.passed(false), "nothing differs:\n{transcript}");
-    let difference = report.differences.first().context("no difference")?;
-    ensure!(difference.contains(first), "{difference}\n{transcript}");
-    Ok(())
-}
-
-/// `lab { act => "what is different first"; ... }`: a test for each lab.
-macro_rules! red {
-    ($($lab:ident { $($act:expr => $first:expr;)* })*) => {
-        $(
-            #[test]
-            fn $lab() -> Result<()> {
-                all_differ(&labs::$lab::LAB, &[
-                    $((|| vec![Box::new($act) as Box<dyn Scene>], $first)),*
-                ])
-            }
-        )*
-    };
-}
+use tcpecho_lab::narrate::Scene;
 
 const ALIVE: &str = "tcpechod --model fork --sigpipe ignore --bind 127.0.0.1 {port}";
 const IGNORED: &str =

@@ -12,7 +12,7 @@ mod timeline;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -125,18 +125,32 @@ impl Crowd {
         Ok(())
     }
 
-    /// Starts `tcpecho [FLAGS] 127.0.0.1 {port}` on a terminal, and waits until it is connected and
-    /// has nothing to do but to wait. That it is served is another question.
+    /// Starts `tcpecho [FLAGS] 127.0.0.1 {port}` on a terminal, and waits until it has a connection,
+    /// be it one that is not answered yet, and nothing to do but to wait. That it is served is
+    /// another question.
     pub fn start_client(&mut self, command: &str) -> Result<()> {
-        let words = words(command, "tcpecho", &["127.0.0.1", "{port}"])?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let client = words.into_iter().fold(Client::to(address), Client::arg);
-        let client = if self.recorded {
-            client.events()
-        } else {
-            client
-        };
-        let client = client.on_pty().start()?;
+        self.enter(self.client_by(command)?.on_pty(), b"")
+    }
+
+    /// The same for `... | tcpecho`: a client on pipes, that finds these bytes in its stdin.
+    pub fn pipe_into_client(&mut self, command: &str, bytes: &[u8]) -> Result<()> {
+        self.enter(self.client_by(command)?, bytes)
+    }
+
+    /// The same for `tcpecho ... < FILE`.
+    pub fn feed_client(&mut self, command: &str) -> Result<()> {
+        let (_, path) = command.rsplit_once("< ").context("not `... < FILE`")?;
+        let file = File::open(path).with_context(|| format!("open {path}"))?;
+        self.enter(self.client_by(command)?.stdin(file), b"")
+    }
+
+    /// Starts a client that finds these bytes in its stdin.
+    fn enter(&mut self, client: Client, bytes: &[u8]) -> Result<()> {
+        let address = self.address();
+        let client = client.start()?;
+        if !bytes.is_empty() {
+            client.write(bytes)?;
+        }
         self.acted = now();
         let (fd, address) = eventually("a client that is connected", PROMPTLY, || {
             let first = ends_of(client.pid(), address).ok()?.into_iter().next();
@@ -149,6 +163,25 @@ impl Crowd {
             fd,
         });
         Ok(())
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+
+    /// How to start `[...| ]tcpecho [FLAGS] 127.0.0.1 {port}[ < FILE]`.
+    fn client_by(&self, command: &str) -> Result<Client> {
+        let command = command.rsplit("| ").next().unwrap_or_default();
+        let command = command.split(" <").next().unwrap_or_default();
+        let words = words(command, "tcpecho", &["127.0.0.1", "{port}"])?;
+        let client = words
+            .into_iter()
+            .fold(Client::to(self.address()), Client::arg);
+        Ok(if self.recorded {
+            client.events()
+        } else {
+            client
+        })
     }
 
     /// Connects as many bare sockets, and waits until each has been answered once.
@@ -356,6 +389,28 @@ impl Crowd {
         Ok(queued.context("nobody listens")? as usize)
     }
 
+    /// How many bytes wait at the server's end of the `nth` connection for somebody to read them.
+    pub fn unread(&self, nth: usize) -> Result<usize> {
+        let (near, far) = (self.near_end(nth)?, self.server()?.address());
+        let unread = SockDiag::open()?.unread(far, near)?;
+        Ok(unread.context("the server has no such socket")? as usize)
+    }
+
+    /// The state of the `nth` client's own socket.
+    pub fn state_at_client(&self, nth: usize) -> Result<State> {
+        let pid = self.client(nth)?.pid();
+        let sockets = sockets::connected_to(self.server()?.address())?;
+        let own = sockets.iter().find(|s| holds(pid, s.inode));
+        own.map(|socket| socket.state).context("it has no socket")
+    }
+
+    /// How many of the server's sockets are in this state, whoever has them.
+    pub fn in_state(&self, state: State) -> Result<usize> {
+        let sockets = sockets::tcp()?.into_iter();
+        let own = sockets.filter(|s| s.local.port() == self.port && s.state == state);
+        Ok(own.count())
+    }
+
     /// What ss shows of the server's port.
     pub fn ss(&self) -> Result<String> {
         let mut sockets = sockets::with_port(&sockets::tcp()?, self.port);
@@ -366,6 +421,24 @@ impl Crowd {
             socket.send_q = backlog.map_or(socket.send_q, u64::from);
         }
         Ok(sockets::ss_view(&sockets))
+    }
+
+    /// What came back to the `nth` client, when it has nothing to do any more.
+    pub fn echoed_at_rest(&self, nth: usize) -> Result<String> {
+        self.rest()?;
+        if !is_at_rest(self.client(nth)?.pid()) {
+            bail!("client {nth} does not come to rest");
+        }
+        self.echoed(nth)
+    }
+
+    /// The call in which the server's parent process sleeps: `read ...`.
+    pub fn server_sleeps_in(&self) -> Result<String> {
+        self.rest()?;
+        let server = self.server()?;
+        let mut calls = server.calls();
+        calls.retain(|call| call.pid == server.pid());
+        Ok(in_words(&calls[calls.len().saturating_sub(1)..]))
     }
 
     /// What came back on the `nth` client's terminal, lines joined by spaces.
@@ -628,6 +701,19 @@ impl Act<Crowd> {
     #[must_use]
     pub fn client(self, what: &'static str, command: &'static str) -> Self {
         self.act(what, shell(command), move |c| c.start_client(command))
+    }
+
+    /// A client is started by this command, which pipes these bytes into it.
+    #[must_use]
+    pub fn piped_client(
+        self,
+        what: &'static str,
+        command: &'static str,
+        bytes: &'static [u8],
+    ) -> Self {
+        self.act(what, shell(command), move |c| {
+            c.pipe_into_client(command, bytes)
+        })
     }
 
     /// Somebody types a line at the keyboard of client `nth`.

@@ -1,0 +1,55 @@
+//! Shows that a lab can fail: performs its acts with something else than they expect.
+
+use std::thread::{self, ScopedJoinHandle};
+
+use anyhow::{Context, Result, ensure};
+use tcpecho_lab::narrate::quiet::Quiet;
+use tcpecho_lab::narrate::{Lab, Scene};
+use tcpecho_lab::netns::Isolation;
+
+/// Acts, and what of them is different first.
+pub type Case = (fn() -> Vec<Box<dyn Scene>>, &'static str);
+
+/// Performs acts of a lab on plain loopback, all at once: most of the time goes into waiting for
+/// what does not come.
+pub fn all_differ(lab: &Lab, cases: &[Case]) -> Result<()> {
+    let plain = Isolation::Plain("this test wants it so".into());
+    thread::scope(|scope| {
+        let cases = cases
+            .iter()
+            .map(|case| scope.spawn(|| differs(lab, case, &plain)));
+        let cases: Vec<_> = cases.collect();
+        let mut ended = cases.into_iter().map(ScopedJoinHandle::join);
+        ended.try_for_each(|case| case.expect("no panic"))
+    })
+}
+
+/// Performs acts of a lab in this place.
+pub fn differs(lab: &Lab, (acts, first): &Case, place: &Isolation) -> Result<()> {
+    let mut quiet = Quiet::new();
+    let report = Lab {
+        acts: *acts,
+        ..*lab
+    }
+    .perform(place, &mut quiet)?;
+    let transcript = quiet.transcript();
+    ensure!(!report.passed(false), "nothing differs:\n{transcript}");
+    let difference = report.differences.first().context("no difference")?;
+    ensure!(difference.contains(first), "{difference}\n{transcript}");
+    Ok(())
+}
+
+/// `lab { act => "what is different first"; ... }`: a test for each lab.
+macro_rules! red {
+    ($($lab:ident { $($act:expr => $first:expr;)* })*) => {
+        $(
+            #[test]
+            fn $lab() -> Result<()> {
+                red::all_differ(&labs::$lab::LAB, &[
+                    $((|| vec![Box::new($act) as Box<dyn Scene>], $first)),*
+                ])
+            }
+        )*
+    };
+}
+pub(crate) use red;
