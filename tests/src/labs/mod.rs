@@ -18,6 +18,7 @@ pub mod one_wait;
 pub mod pair;
 pub mod port_range;
 mod premature_termination;
+pub mod second_client;
 pub mod shutdown;
 pub mod sigpipe;
 pub mod states;
@@ -37,6 +38,7 @@ macro_rules! every_lab {
             half_close
             time_wait
             port_range
+            second_client
             zombies
             one_wait
             wait3

@@ -1,0 +1,209 @@
+//! One client at a time: what the second sees, and where it waits (UNP 1.5, 4.5).
+//!
+//! An iterative server and more clients than it can serve. Asserted are the states of sockets whom
+//! nobody has accepted, the queue of the listener, where the server sleeps, what comes back and
+//! when; then, with a short queue, what becomes of the SYN that finds no room.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use crate::labs::crowd::{Crowd, SS, in_words, outcomes};
+use crate::narrate::{Act, Lab, Scene, Typed, shell};
+use crate::observe::sockets::State;
+use crate::wait::eventually;
+
+/// See the module's head.
+pub static LAB: Lab = Lab {
+    name: "second-client",
+    title: "One client at a time: where is the second?",
+    sections: "1.5, 4.5",
+    about: "The smallest server serves one client to its end, and then accepts the next. What does \
+        the second client see meanwhile? Is it refused? Does it wait, and for what? How many may \
+        wait?",
+    acts: || {
+        vec![
+            Box::new(waiting(ITERATIVE)) as Box<dyn Scene>,
+            Box::new(full(SHORT)),
+        ]
+    },
+};
+
+/// The server that serves one client at a time.
+pub const ITERATIVE: &str = "tcpechod --model iterative --bind 127.0.0.1 {port}";
+/// The same with a queue for one.
+pub const SHORT: &str = "tcpechod --model iterative --backlog 0 --bind 127.0.0.1 {port}";
+
+const CLIENT: &str = "tcpecho 127.0.0.1 {port}";
+
+/// One that gives connect more time than a class may need.
+const PATIENT: &str = "tcpecho --connect-timeout 2m 127.0.0.1 {port}";
+/// The gaps between the SYNs grow with the time that a class has taken so far.
+const SYN: Duration = Duration::from_secs(70);
+
+/// One is served, one waits, one gives up waiting.
+pub fn waiting(server: &'static str) -> Act<Crowd> {
+    Act::open("the second client waits", Crowd::open)
+        .server("In terminal 1, a server that serves one at a time.", server)
+        .client("In terminal 2, a client.", CLIENT)
+        .line("Its user types.", 0, "hello")
+        .expect("what came back", "hello", |c| c.echoed(0))
+        .predict(
+            "Now a second client, in terminal 3. The server is busy with the first. What becomes \
+             of the connection?",
+            &[
+                ("gone / SYN-SENT", "the second client waits in connect"),
+                ("ESTAB / ESTAB", "it is made, and nobody has accepted it"),
+                ("gone / gone", "it is refused"),
+            ],
+        )
+        .client("The second client.", CLIENT)
+        .answer("its sockets, server's / client's", "ESTAB / ESTAB", |c| {
+            c.states(1)
+        })
+        .expect("who has the server's end", "nobody", |c| c.holders(1))
+        .explain(
+            "The kernel shakes hands, not the program. It puts the new connection into a queue, \
+             and accept takes it from there: when the server comes back to accept.",
+        )
+        .predict(
+            "The second user types a line. Where are its bytes then?",
+            &[
+                ("0", "still at the client: nobody would take them"),
+                ("8", "at the server's kernel, in a socket that nobody has"),
+            ],
+        )
+        .line("The second user types.", 1, "anyone?")
+        .answer("bytes unread at the server", 8, |c| c.unread(1))
+        .expect("what came back", "", |c| {
+            c.rest()?;
+            c.echoed(1)
+        })
+        .expect("where the server is", "read ...", Crowd::server_sleeps_in)
+        .observe(
+            "Recv-Q of LISTEN: who waits for accept. Recv-Q of ESTAB: bytes that wait for read.",
+            SS,
+            Crowd::ss,
+        )
+        .explain(
+            "The server sleeps in read, for the first client. It cannot know of the second. To \
+             the second client all looks well: connect and write have succeeded.",
+        )
+        .client("A third client, in terminal 4.", CLIENT)
+        .line("It types as well.", 2, "me too")
+        .expect("bytes unread at the server", 7, |c| c.unread(2))
+        .act(
+            "Its user does not wait: kill -KILL.",
+            shell("kill -KILL {client}"),
+            |c| c.signal_client(2, Signal::SIGKILL),
+        )
+        .expect("connections with a FIN, unaccepted", 1, |c| {
+            c.in_state(State::CloseWait)
+        })
+        .predict(
+            "Two are in the queue: one waits, one is dead. The first client leaves. What does the \
+             server do with the dead one, when its turn comes?",
+            &[
+                ("accept fails", "accept fails, as nobody is there"),
+                (
+                    "read = 7, write = 7, read = 0",
+                    "it reads its line, writes the echo, and then learns it",
+                ),
+                (
+                    "read = 7, write = -1 EPIPE",
+                    "it reads its line, and cannot write",
+                ),
+            ],
+        )
+        .goodbye("The first user types ^D.", 0)
+        .expect("what came back to the second", "anyone?", |c| c.echoed(1))
+        .goodbye("The second leaves too.", 1)
+        .answer(
+            "what the server did for the third",
+            "read = 7, write = 7, read = 0",
+            for_the_last,
+        )
+        .expect("connections with a FIN, unaccepted", 0, |c| {
+            c.in_state(State::CloseWait)
+        })
+        .explain(
+            "Accept gives out connections in the order in which they came, the dead ones too. The \
+             bytes and the FIN were in the queue with it. The write goes to nobody: the client's \
+             kernel answers with an RST, after write has returned.\n\n\
+             The book (1.5, 4.5): an iterative server; completed connections are queued. This \
+             kernel: the same. Verdict: whoever waits in the queue looks connected to itself, and \
+             a client alone cannot tell a busy server from a dead one.",
+        )
+}
+
+/// A queue with room for one, and two who want in.
+pub fn full(server: &'static str) -> Act<Crowd> {
+    Act::open("the queue is full", Crowd::open)
+        .server("The same server; listen(fd, 0).", server)
+        .client("The first client is served.", CLIENT)
+        .expect("where the server is", "read ...", Crowd::server_sleeps_in)
+        .client("The second waits in the queue.", CLIENT)
+        .expect("connected and not accepted", 1, Crowd::queued)
+        .observe("Send-Q of LISTEN: the backlog.", SS, Crowd::ss)
+        .predict(
+            "Backlog 0, and one is in the queue. Now a third. What does it see?",
+            &[
+                ("ESTAB", "it is connected: the queue grows"),
+                ("UNCONN", "it is refused: ECONNREFUSED"),
+                ("SYN-SENT", "nothing: connect does not return"),
+            ],
+        )
+        .client("The third client.", PATIENT)
+        .answer("the third client's socket", "SYN-SENT", |c| {
+            Ok(c.state_at_client(2)?.to_string())
+        })
+        .observe("SYN-SENT: its SYN was not answered.", SS, Crowd::ss)
+        .explain(
+            "One more than the backlog fits into the queue. When it is full, the kernel drops the \
+             SYN and says nothing: an RST would mean that nobody listens, and the client would \
+             give up. So its kernel sends the SYN again, a second later, and again, ever more rarely.",
+        )
+        .goodbye("The first client leaves: a place is free.", 0)
+        .expect("connected and not accepted, at once", 0, Crowd::queued)
+        .act("Wait for the next SYN of the third.", Typed::Nothing, |c| {
+            eventually("the next SYN", SYN, || {
+                let state = c.state_at_client(2).ok()?;
+                (state != State::SynSent).then_some(())
+            })
+        })
+        .expect("the third client's socket", "ESTAB", |c| {
+            Ok(c.state_at_client(2)?.to_string())
+        })
+        .expect("connected and not accepted", 1, Crowd::queued)
+        .explain(
+            "Nobody told the third client of the free place. It got in when its kernel sent the \
+             SYN again: a second late, or more.\n\n\
+             The book (4.5): the backlog once was a limit for both queues, and systems multiplied \
+             it with a factor; a full queue ignores SYNs. This kernel: backlog + 1 completed \
+             connections, at most net.core.somaxconn. Verdict: a queue that is too short shows as \
+             connects that take a second or more.",
+        )
+        .try_it(
+            "1$ tcpechod --model iterative --backlog 0\n\
+             2$ tcpecho localhost        (type a line)\n\
+             3$ tcpecho localhost        (type a line: nothing comes)\n\
+             4$ tcpecho localhost        (type a line)\n\
+             5$ ss -tan | grep 9877      (LISTEN, ESTAB, SYN-SENT)\n\
+             2$ ^D, and look at 3 and 4",
+        )
+        .read("Read: UNP 1.5, 4.5 (figures 4.7 and 4.10); listen(2), NOTES.")
+}
+
+/// What the server read and wrote for the client whom it has served last, when it is back in accept.
+fn for_the_last(crowd: &Crowd) -> Result<String> {
+    crowd.rest()?;
+    let calls = crowd.calls_of_parent()?;
+    let accepted = calls
+        .iter()
+        .rposition(|call| call.call == "accept" && call.result > 0);
+    let accepted = accepted.context("it has accepted nobody")?;
+    let mut calls = calls[accepted..].to_vec();
+    calls.retain(|call| matches!(&*call.call, "read" | "write"));
+    Ok(in_words(&outcomes(calls)))
+}
