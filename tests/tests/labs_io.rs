@@ -6,7 +6,9 @@ mod red;
 
 use anyhow::Result;
 use red::red;
-use tcpecho_lab::labs::{self, second_client};
+use std::net::Shutdown;
+
+use tcpecho_lab::labs::{self, reference_counts, second_client};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -15,5 +17,16 @@ red! {
             => "who has the server's end should have been nobody, but was parent";
         second_client::full(second_client::ITERATIVE)
             => "the third client's socket should have been SYN-SENT";
+    }
+
+    reference_counts {
+        reference_counts::closed(reference_counts::FORGETS)
+            => "who has the server's end should have been child, but was parent and child";
+        reference_counts::forgotten(reference_counts::CLOSES)
+            => "who has the server's end should have been parent and child, but was child";
+        reference_counts::exhausted(reference_counts::CLOSES)
+            => "served should have been as many as descriptors were free, but was all";
+        reference_counts::two_descriptors(Shutdown::Read)
+            => "should have been FIN-WAIT-2 / CLOSE-WAIT, but was ESTAB / ESTAB";
     }
 }

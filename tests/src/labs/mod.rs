@@ -18,6 +18,7 @@ pub mod one_wait;
 pub mod pair;
 pub mod port_range;
 mod premature_termination;
+pub mod reference_counts;
 pub mod second_client;
 pub mod shutdown;
 pub mod sigpipe;
@@ -39,6 +40,7 @@ macro_rules! every_lab {
             time_wait
             port_range
             second_client
+            reference_counts
             zombies
             one_wait
             wait3
