@@ -8,7 +8,7 @@ use anyhow::Result;
 use red::red;
 use std::net::Shutdown;
 
-use tcpecho_lab::labs::{self, reference_counts, second_client};
+use tcpecho_lab::labs::{self, reference_counts, second_client, stdio_trap};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -28,5 +28,12 @@ red! {
             => "served should have been as many as descriptors were free, but was all";
         reference_counts::two_descriptors(Shutdown::Read)
             => "should have been FIN-WAIT-2 / CLOSE-WAIT, but was ESTAB / ESTAB";
+    }
+
+    stdio_trap {
+        stdio_trap::trap(stdio_trap::CURED)
+            => "what came back should have been one, but was one two three";
+        stdio_trap::cure(stdio_trap::PIPED)
+            => "what came back should have been one two three, but was one";
     }
 }

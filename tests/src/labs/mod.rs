@@ -23,6 +23,7 @@ pub mod second_client;
 pub mod shutdown;
 pub mod sigpipe;
 pub mod states;
+pub mod stdio_trap;
 pub mod time_wait;
 pub mod unreachable;
 pub mod wait3;
@@ -54,6 +55,7 @@ macro_rules! every_lab {
             unreachable
             crash_and_reboot
             shutdown
+            stdio_trap
         }
     };
 }
