@@ -8,7 +8,7 @@ use anyhow::Result;
 use red::red;
 use std::net::Shutdown;
 
-use tcpecho_lab::labs::{self, reference_counts, second_client, stdio_trap};
+use tcpecho_lab::labs::{self, one_stalls_all, reference_counts, second_client, stdio_trap};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -28,6 +28,13 @@ red! {
             => "served should have been as many as descriptors were free, but was all";
         reference_counts::two_descriptors(Shutdown::Read)
             => "should have been FIN-WAIT-2 / CLOSE-WAIT, but was ESTAB / ESTAB";
+    }
+
+    one_stalls_all {
+        one_stalls_all::stalled(one_stalls_all::LOOP)
+            => "what has come back to it should have been hello, but was hello still there?";
+        one_stalls_all::served("?", one_stalls_all::BLOCKS, "?")
+            => "what has come back to it should have been hello still there?, but was hello";
     }
 
     stdio_trap {

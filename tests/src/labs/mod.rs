@@ -14,6 +14,7 @@ pub mod half_close;
 pub mod host_crash;
 pub mod hosts;
 pub mod normal_life;
+pub mod one_stalls_all;
 pub mod one_wait;
 pub mod pair;
 pub mod port_range;
@@ -42,6 +43,7 @@ macro_rules! every_lab {
             port_range
             second_client
             reference_counts
+            one_stalls_all
             zombies
             one_wait
             wait3
