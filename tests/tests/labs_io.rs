@@ -8,7 +8,7 @@ use anyhow::Result;
 use red::red;
 use std::net::Shutdown;
 
-use tcpecho_lab::labs::{self, one_stalls_all, reference_counts, second_client, stdio_trap};
+use tcpecho_lab::labs::{self, nagle, one_stalls_all, reference_counts, second_client, stdio_trap};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -35,6 +35,15 @@ red! {
             => "what has come back to it should have been hello, but was hello still there?";
         one_stalls_all::served("?", one_stalls_all::BLOCKS, "?")
             => "what has come back to it should have been hello still there?, but was hello";
+    }
+
+    nagle {
+        nagle::slow("?", nagle::NODELAY)
+            => "half of the lines took should have been 20 ms and more, but was less than 20 ms";
+        nagle::slow("?", nagle::JOINED)
+            => "half of the lines took should have been 20 ms and more, but was less than 20 ms";
+        nagle::quick("?", nagle::TWICE, "1 5", "?")
+            => "half of the lines took ... or less should have been less than 20 ms, but was";
     }
 
     stdio_trap {

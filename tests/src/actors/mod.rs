@@ -5,6 +5,8 @@
 pub mod blocked;
 pub mod closing;
 pub mod disposed;
+pub mod halves;
+pub mod line_echo;
 
 use std::io::{Write as _, stdout};
 
@@ -22,7 +24,13 @@ pub struct Actor {
 }
 
 /// All actors.
-pub static ALL: &[&Actor] = &[&blocked::ACTOR, &closing::ACTOR, &disposed::ACTOR];
+pub static ALL: &[&Actor] = &[
+    &blocked::ACTOR,
+    &closing::ACTOR,
+    &disposed::ACTOR,
+    &halves::ACTOR,
+    &line_echo::ACTOR,
+];
 
 /// Plays the part called `name`. Errors: there is none, or what went wrong.
 pub fn perform(name: &str, args: &[String]) -> Result<()> {

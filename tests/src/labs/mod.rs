@@ -13,6 +13,7 @@ pub mod fin_or_reset;
 pub mod half_close;
 pub mod host_crash;
 pub mod hosts;
+pub mod nagle;
 pub mod normal_life;
 pub mod one_stalls_all;
 pub mod one_wait;
@@ -57,6 +58,7 @@ macro_rules! every_lab {
             unreachable
             crash_and_reboot
             shutdown
+            nagle
             stdio_trap
         }
     };

@@ -135,7 +135,7 @@ pub fn served(title: &'static str, server: &'static str, why: &'static str) -> A
 
 /// One client that is served, one that never reads until nothing moves any more.
 fn opening(title: &'static str, server: &'static str) -> Act<Crowd> {
-    Act::open(title, Crowd::open_watched)
+    Act::open(title, Crowd::open)
         .server("In terminal 1, a server.", server)
         .client("In terminal 2, a client.", CLIENT)
         .line("Its user types.", 0, "hello")
