@@ -8,7 +8,9 @@ use anyhow::Result;
 use red::red;
 use std::net::Shutdown;
 
-use tcpecho_lab::labs::{self, nagle, one_stalls_all, reference_counts, second_client, stdio_trap};
+use tcpecho_lab::labs::{
+    self, nagle, one_stalls_all, pools, reference_counts, second_client, stdio_trap,
+};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -28,6 +30,15 @@ red! {
             => "served should have been as many as descriptors were free, but was all";
         reference_counts::two_descriptors(Shutdown::Read)
             => "should have been FIN-WAIT-2 / CLOSE-WAIT, but was ESTAB / ESTAB";
+    }
+
+    pools {
+        pools::processes_in_advance("tcpechod --model fork --bind 127.0.0.1 {port}")
+            => "before any client should have been parent S, children S S S, but was parent S";
+        pools::threads_in_advance("tcpechod --model thread-pool --workers 4 --bind 127.0.0.1 {port}")
+            => "should have been 4, but was 5";
+        pools::turns(pools::PREFORK)
+            => "shares of the workers should have been 10 10 10 10, but was 13 13 14";
     }
 
     one_stalls_all {

@@ -18,6 +18,7 @@ pub mod normal_life;
 pub mod one_stalls_all;
 pub mod one_wait;
 pub mod pair;
+pub mod pools;
 pub mod port_range;
 mod premature_termination;
 pub mod reference_counts;
@@ -44,6 +45,7 @@ macro_rules! every_lab {
             port_range
             second_client
             reference_counts
+            pools
             one_stalls_all
             zombies
             one_wait
