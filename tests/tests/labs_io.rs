@@ -9,7 +9,7 @@ use red::red;
 use std::net::Shutdown;
 
 use tcpecho_lab::labs::{
-    self, nagle, one_stalls_all, pools, reference_counts, second_client, stdio_trap,
+    self, nagle, one_stalls_all, pools, reference_counts, second_client, short_write, stdio_trap,
 };
 use tcpecho_lab::narrate::Scene;
 
@@ -62,5 +62,14 @@ red! {
             => "what came back should have been one, but was one two three";
         stdio_trap::cure(stdio_trap::PIPED)
             => "what came back should have been one two three, but was one";
+    }
+
+    short_write {
+        short_write::calls(10)
+            => "it took should have been a part, but was all";
+        short_write::forgetful("tcpechod --bind 127.0.0.1 {port}")
+            => "came back should have been not all, but was all";
+        short_write::mixed("tcpechod --model thread --bind 127.0.0.1 {port}")
+            => "they get should have been each other's bytes, but was their own bytes";
     }
 }

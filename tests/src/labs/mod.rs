@@ -23,6 +23,7 @@ pub mod port_range;
 mod premature_termination;
 pub mod reference_counts;
 pub mod second_client;
+pub mod short_write;
 pub mod shutdown;
 pub mod sigpipe;
 pub mod states;
@@ -60,6 +61,7 @@ macro_rules! every_lab {
             unreachable
             crash_and_reboot
             shutdown
+            short_write
             nagle
             stdio_trap
         }
