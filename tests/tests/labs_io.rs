@@ -9,9 +9,11 @@ use red::red;
 use std::net::Shutdown;
 
 use tcpecho_lab::labs::{
-    self, nagle, one_stalls_all, pools, reference_counts, second_client, short_write, stdio_trap,
+    self, nagle, one_stalls_all, pools, reference_counts, second_client, select_limit, short_write,
+    stdio_trap,
 };
 use tcpecho_lab::narrate::Scene;
+use tcpecho_lab::netns::{self, Isolation};
 
 red! {
     second_client {
@@ -64,6 +66,13 @@ red! {
             => "what came back should have been one two three, but was one";
     }
 
+    select_limit {
+        select_limit::refused("tcpechod --model poll --bind 127.0.0.1 {port}")
+            => "the first that is not served would be descriptor should have been 1024, but was none";
+        select_limit::no_limit("tcpechod --model select --bind 127.0.0.1 {port}")
+            => "the first that is not served would be descriptor should have been none, but was 1024";
+    }
+
     short_write {
         short_write::calls(10)
             => "it took should have been a part, but was all";
@@ -72,4 +81,14 @@ red! {
         short_write::mixed("tcpechod --model thread --bind 127.0.0.1 {port}")
             => "they get should have been each other's bytes, but was their own bytes";
     }
+}
+
+/// In a process of its own: nobody else has descriptor 500 there.
+#[test]
+fn select_limit_with_a_descriptor_that_fits() -> Result<()> {
+    netns::test("select_limit_with_a_descriptor_that_fits", || {
+        let acts = || vec![Box::new(select_limit::beyond(500)) as Box<dyn Scene>];
+        let first = "the variable behind the set should have been 1001, but was 1000";
+        red::differs(&select_limit::LAB, &(acts, first), &Isolation::Namespaces)
+    })
 }

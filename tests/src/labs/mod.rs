@@ -23,6 +23,7 @@ pub mod port_range;
 mod premature_termination;
 pub mod reference_counts;
 pub mod second_client;
+pub mod select_limit;
 pub mod short_write;
 pub mod shutdown;
 pub mod sigpipe;
@@ -47,6 +48,7 @@ macro_rules! every_lab {
             second_client
             reference_counts
             pools
+            select_limit
             one_stalls_all
             zombies
             one_wait
