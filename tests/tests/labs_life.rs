@@ -2,7 +2,7 @@
 //! else happening than it tells, and must say so.
 
 use anyhow::{Result, ensure};
-use tcpecho_lab::labs::{half_close, normal_life, port_range, time_wait};
+use tcpecho_lab::labs::{half_close, normal_life, port_range, socket_pair, time_wait};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Lab, Scene};
 use tcpecho_lab::netns::{self, Isolation};
@@ -104,6 +104,24 @@ fn port_range_with_twenty_ports() -> Result<()> {
         &[
             "connections made, and then should have been 10, EADDRNOTAVAIL, but was 20, EADDRNOTAVAIL",
             "connections that the server has should have been 30, but was 60",
+        ],
+    )
+}
+
+#[test]
+fn socket_pair_with_other_sockets() -> Result<()> {
+    differs(
+        "socket_pair_with_other_sockets",
+        &socket_pair::LAB,
+        || {
+            vec![
+                Box::new(socket_pair::three_sockets("127.0.0.1")),
+                Box::new(socket_pair::names(false)),
+            ]
+        },
+        &[
+            "the listener's own address should have been 0.0.0.0, but was 127.0.0.1",
+            "getsockname of the accepted socket should have been 127.0.0.7:PORT, but was 0.0.0.0:PORT",
         ],
     )
 }

@@ -27,6 +27,7 @@ pub mod select_limit;
 pub mod short_write;
 pub mod shutdown;
 pub mod sigpipe;
+pub mod socket_pair;
 pub mod states;
 pub mod stdio_trap;
 pub mod time_wait;
@@ -44,6 +45,7 @@ macro_rules! every_lab {
             normal_life
             half_close
             time_wait
+            socket_pair
             port_range
             second_client
             reference_counts
