@@ -138,6 +138,11 @@ fn goodbye(title: &'static str, client: &'static str) -> Act<Pair> {
             p.type_line("hello")
         })
         .expect("what came back", "hello", Pair::echoed)
+        .expect(
+            "who sleeps where",
+            "server accept, child read(connection), client epoll_wait",
+            Pair::who_sleeps_where,
+        )
         .act(
             "The child is slow today.",
             shell("kill -STOP {child}"),
