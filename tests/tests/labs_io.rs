@@ -4,10 +4,10 @@
 #[path = "common/red.rs"]
 mod red;
 
-use anyhow::Result;
-use red::red;
 use std::net::Shutdown;
 
+use anyhow::Result;
+use red::red;
 use tcpecho_lab::labs::{
     self, nagle, one_stalls_all, pools, reference_counts, second_client, select_limit, short_write,
     stdio_trap,
