@@ -4,6 +4,7 @@
 use crate::compare::result::{
     Cell, Comparison, Contestant, Estimate, Measure, Outcome, Ratio, Summary, Workload,
 };
+use crate::figures::whole;
 
 /// A figure for each point of a workload, in microseconds; none where it was not measured.
 pub type Course = Vec<Option<f64>>;
@@ -56,6 +57,11 @@ impl Comparison {
     /// The ranking at one point.
     pub fn ranking<'a>(&'a self, workload: &'a Workload, point: Option<u64>) -> Ranking<'a> {
         let here = |cell: &&Cell| cell.workload == workload.name && cell.point == point;
+    /// Does the load change from point to point, so that it matters how the figures go?
+    pub fn is_swept(&self, workload: &Workload) -> bool {
+        self.points(workload).len() > 1
+    }
+
         let cells: Vec<_> = self.cells.iter().filter(here).collect();
         let mut rows: Vec<_> = cells.iter().filter_map(|cell| self.row(cell)).collect();
         rows.sort_by(|a, b| a.summary.cpu_us.median.total_cmp(&b.summary.cpu_us.median));
@@ -98,6 +104,18 @@ impl Comparison {
 impl Ratio {
     fn is_of(&self, cell: &Cell) -> bool {
         self.measure == Measure::Cpu
+impl Ranking<'_> {
+    /// What the server's CPU time is divided by, and beside what: `echo`, or `echo, with 1,000 idle
+    /// connections`.
+    pub fn per(&self) -> String {
+        let per = self.workload.per();
+        match (self.point, &self.workload.points) {
+            (Some(point), Some(what)) => format!("{per}, with {} {what}", whole(point)),
+            _ => per.into(),
+        }
+    }
+}
+
             && self.contestant == cell.contestant
             && self.workload == cell.workload
             && self.point == cell.point

@@ -129,7 +129,7 @@ impl Page {
         let rest = "-".repeat(self.width.min(READABLE).saturating_sub(length(&heading)));
         self.line(HEADING, &format!("\n{heading}{rest}"));
         self.paragraph(QUIET, &workload.shows);
-        if workload.points.is_some() {
+        if comparison.is_swept(workload) {
             self.points(comparison, workload);
         } else {
             for point in comparison.points(workload) {
@@ -146,7 +146,7 @@ impl Page {
 
     /// Who needs least, with what it is made of beside it; beneath it, where there is no room.
     fn bars(&mut self, ranking: &Ranking<'_>) {
-        let per = ranking.workload.per();
+        let per = clean(&ranking.per());
         self.line(STRONG, &format!("\nCPU time of the server per {per}"));
         let most = ranking.rows.iter().map(cpu).fold(0.0, f64::max);
         let names = ranking
@@ -335,6 +335,19 @@ mod tests {
         let at = |words: &str| text.find(words).expect("it is said");
         assert!(at("-- firehose") < at("What the figures say"));
         assert!(at("What the figures say") < at("What makes them doubtful"));
+    }
+
+    #[test]
+    fn a_single_point_is_a_ranking_and_no_course() {
+        let mut comparison = fixture::comparison();
+        let heading = "per echo, with 1,000 idle connections\n 1 ";
+        let page = |comparison: &Comparison| plain(&terminal(comparison, 80, Glyphs::Signs));
+        assert!(!page(&comparison).contains(heading));
+        let idle = |point: Option<u64>| point == Some(1000) || point.is_none();
+        comparison.cells.retain(|cell| idle(cell.point));
+        let text = page(&comparison);
+        assert!(text.contains(heading), "{text}");
+        assert!(!text.contains("0 to most"), "{text}");
     }
 
     #[test]

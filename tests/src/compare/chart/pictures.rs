@@ -38,7 +38,7 @@ pub fn cpu(ranking: &Ranking<'_>, id: &str) -> Option<String> {
     bars(rows, |rows| Bars {
         text: Text {
             id: format!("{id}-cpu"),
-            title: format!("CPU time of the server per {per}"),
+            title: format!("CPU time of the server per {}", ranking.per()),
             description: format!("Bars, shortest first. {}.", list(&rows, told)),
             how: format!(
                 "the shorter, the more clients one processor can serve. The left part is the server's own instructions, the right part the kernel on its behalf, mostly TCP. The thin line at the end goes from the smallest to the largest round; the line across is what the load generator needed itself per {per}."

@@ -103,7 +103,7 @@ fn section(page: &mut Markup, comparison: &Comparison, workload: &Workload, id: 
         page.say(&format!(" {}", workload.title));
     });
     page.tag("p").class("shows").saying(&workload.shows);
-    if workload.points.is_some() {
+    if comparison.is_swept(workload) {
         points(page, comparison, workload, id);
         return;
     }

@@ -30,7 +30,8 @@ pub fn markdown(comparison: &Comparison) -> String {
 fn section(text: &mut String, comparison: &Comparison, workload: &Workload) {
     let (name, title) = (escaped(&workload.name), escaped(&workload.title));
     let _ = writeln!(text, "## {name}: {title}\n\n{}\n", escaped(&workload.shows));
-    if let Some(points) = &workload.points {
+    let swept = comparison.is_swept(workload);
+    if let Some(points) = workload.points.as_ref().filter(|_| swept) {
         let _ = writeln!(
             text,
             "CPU time per {}, over {}:\n",
@@ -41,6 +42,9 @@ fn section(text: &mut String, comparison: &Comparison, workload: &Workload) {
     } else {
         for point in comparison.points(workload) {
             let ranking = comparison.ranking(workload, point);
+            if point.is_some() {
+                let _ = writeln!(text, "CPU time per {}:\n", escaped(&ranking.per()));
+            }
             draw(text, &table::of_ranking(&ranking));
             draw(text, &table::of_causes(&ranking));
         }
