@@ -6,6 +6,9 @@ use crate::compare::result::{
 };
 use crate::figures::whole;
 
+/// What a few rounds show below this is no difference.
+const ABOUT_ONE: f64 = 1.05;
+
 /// A figure for each point of a workload, in microseconds; none where it was not measured.
 pub type Course = Vec<Option<f64>>;
 
@@ -54,14 +57,14 @@ impl Comparison {
         points
     }
 
-    /// The ranking at one point.
-    pub fn ranking<'a>(&'a self, workload: &'a Workload, point: Option<u64>) -> Ranking<'a> {
-        let here = |cell: &&Cell| cell.workload == workload.name && cell.point == point;
     /// Does the load change from point to point, so that it matters how the figures go?
     pub fn is_swept(&self, workload: &Workload) -> bool {
         self.points(workload).len() > 1
     }
 
+    /// The ranking at one point.
+    pub fn ranking<'a>(&'a self, workload: &'a Workload, point: Option<u64>) -> Ranking<'a> {
+        let here = |cell: &&Cell| cell.workload == workload.name && cell.point == point;
         let cells: Vec<_> = self.cells.iter().filter(here).collect();
         let mut rows: Vec<_> = cells.iter().filter_map(|cell| self.row(cell)).collect();
         rows.sort_by(|a, b| a.summary.cpu_us.median.total_cmp(&b.summary.cpu_us.median));
@@ -101,9 +104,6 @@ impl Comparison {
     }
 }
 
-impl Ratio {
-    fn is_of(&self, cell: &Cell) -> bool {
-        self.measure == Measure::Cpu
 impl Ranking<'_> {
     /// What the server's CPU time is divided by, and beside what: `echo`, or `echo, with 1,000 idle
     /// connections`.
@@ -116,9 +116,17 @@ impl Ranking<'_> {
     }
 }
 
+impl Ratio {
+    fn is_of(&self, cell: &Cell) -> bool {
+        self.measure == Measure::Cpu
             && self.contestant == cell.contestant
             && self.workload == cell.workload
             && self.point == cell.point
+    }
+
+    /// Is it 1 or less, or hardly more? All that too few rounds can tell.
+    pub fn is_about_one(&self) -> bool {
+        self.ratio < ABOUT_ONE
     }
 
     /// May the true ratio be 1, as far as the rounds can tell?

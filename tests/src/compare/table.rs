@@ -348,20 +348,19 @@ fn same_kind(a: &str, b: &str) -> bool {
     words(a) == words(b)
 }
 
-/// How a row stands to the least, with its interval.
+/// How a row stands to the least, with its interval. Where that contains 1 it is all there is to say:
+/// the middle of the ratios may be below 1 though the median is above, and means nothing.
 pub fn to_the_least(row: &Row<'_>) -> String {
     let Some(ratio) = row.ratio else {
         return "least".into();
     };
     let number = |value| figures::ratio(value).trim_end_matches('x').to_string();
-    let even = if ratio.may_be_one() { " even" } else { "" };
     match ratio.interval {
-        Some((low, high)) => format!(
-            "{} ({}-{}){even}",
-            number(ratio.ratio),
-            number(low),
-            number(high)
-        ),
+        Some((low, high)) if ratio.may_be_one() => {
+            format!("even ({}-{})", number(low), number(high))
+        }
+        Some((low, high)) => format!("{} ({}-{})", number(ratio.ratio), number(low), number(high)),
+        None if ratio.is_about_one() => "about 1".into(),
         None => number(ratio.ratio),
     }
 }

@@ -351,6 +351,16 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_that_may_be_one_is_its_interval_only_and_not_cut_off() {
+        let mut comparison = fixture::comparison();
+        let ratio = &mut comparison.ratios[0];
+        (ratio.ratio, ratio.interval) = (0.986, Some((0.795, 2.09)));
+        let text = plain(&terminal(&comparison, 80, Glyphs::Signs));
+        assert!(text.contains("even (0.795-2.09)"), "{text}");
+        assert!(!text.contains("0.986 ("), "{text}");
+    }
+
+    #[test]
     fn a_name_cannot_move_the_cursor() {
         let mut comparison = fixture::comparison();
         let evil = "a\x1b[2J\rb".to_string();

@@ -66,24 +66,37 @@ fn least_cpu(place: &Place<'_>, ratios: &[Ratio]) -> Vec<String> {
     if ratios.iter().all(|ratio| ratio.interval.is_none()) {
         return vec![tendency(&at, unit, best.name, &cost, &ratios)];
     }
-    let (more, alike): (Vec<_>, Vec<_>) = ratios.iter().partition(|ratio| is_more(ratio));
+    let (more, others): (Vec<_>, Vec<_>) = ratios.into_iter().partition(|ratio| is_more(ratio));
+    let (less, alike): (Vec<_>, Vec<_>) = others.into_iter().partition(|ratio| is_less(ratio));
     let alike = not_told_apart(&alike);
     let mut said = vec![format!(
         "{at}: {} needs least CPU per {unit}, {cost}{alike}.",
         best.name
     )];
+    said.extend(less.iter().map(|ratio| contradiction(ratio)));
     said.extend(needs_more(place, &more, best));
     said
+}
+
+/// The median says one thing, the rounds pair by pair another.
+fn contradiction(ratio: &Ratio) -> String {
+    format!(
+        "That is by the median; but where both ran next to each other, {} needed {} ({}) times as much: this one is undecided.",
+        ratio.contestant,
+        figures::plain(ratio.ratio),
+        spanned(ratio)
+    )
 }
 
 /// Too few rounds for intervals: what they show, as what it is worth.
 fn tendency(at: &str, unit: &str, best: &str, cost: &str, ratios: &[&Ratio]) -> String {
     let of = |ratio: &&Ratio| {
-        format!(
-            "{} {} times as much",
-            ratio.contestant,
-            figures::plain(ratio.ratio)
-        )
+        let name = &ratio.contestant;
+        if ratio.is_about_one() {
+            format!("{name} about as much")
+        } else {
+            format!("{name} {} times as much", figures::plain(ratio.ratio))
+        }
     };
     let others = list(ratios.iter().map(of));
     let rounds = ratios
@@ -123,7 +136,7 @@ fn needs_more(place: &Place<'_>, more: &[&Ratio], best: &Measured<'_>) -> Vec<St
             )
         };
         said.push(format!(
-            "More than {} need {}.",
+            "More than {}: {}.",
             best.name,
             list(listed.iter().map(of))
         ));
@@ -164,11 +177,14 @@ fn certainty(ratios: &[Ratio]) -> Option<String> {
     }
     let least = sure.iter().copied().fold(1.0, f64::min);
     let missing: f64 = sure.iter().map(|confidence| 1.0 - confidence).sum();
+    let to_miss = match missing {
+        few if few < 1.0 => "fewer than one".into(),
+        some => format!("about {some:.0}"),
+    };
     Some(format!(
-        "Each interval by itself contains the true ratio with at least {}. There are {} of them: expect {} to miss.",
+        "Each interval by itself contains the true ratio with at least {}. There are {} of them: expect {to_miss} to miss.",
         figures::percent(least),
         figures::whole(sure.len() as u64),
-        figures::plain(missing),
     ))
 }
 
@@ -183,6 +199,10 @@ fn found<'a>(place: &Place<'_>, ratios: &'a [Ratio], measure: Measure) -> Vec<&'
 
 fn is_more(ratio: &Ratio) -> bool {
     ratio.interval.is_some_and(|(low, _)| low > 1.0)
+}
+
+fn is_less(ratio: &Ratio) -> bool {
+    ratio.interval.is_some_and(|(_, high)| high < 1.0)
 }
 
 /// As in `1.38 to 1.55`; without an interval how many rounds there are instead.

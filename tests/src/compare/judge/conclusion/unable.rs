@@ -56,21 +56,24 @@ fn reason<'a>(
     Some((name, why))
 }
 
-/// Every failure, once for each contestant, workload and reason.
+/// Every failure, once for each contestant and reason, with the workloads.
 pub(super) fn failed(comparison: &Comparison) -> Vec<String> {
-    let of = |cell: &Cell| match &cell.outcome {
-        Outcome::Failed { why } => Some(format!(
-            "{} failed under {}: {}.",
-            cell.contestant,
-            cell.workload,
-            plain(why)
-        )),
-        _ => None,
-    };
-    let mut failed: Vec<_> = comparison.cells.iter().filter_map(of).collect();
-    failed.sort();
-    failed.dedup();
-    failed
+    let mut found: Vec<(&str, &str, Vec<String>)> = Vec::new();
+    for cell in &comparison.cells {
+        let Outcome::Failed { why } = &cell.outcome else {
+            continue;
+        };
+        let known = found
+            .iter_mut()
+            .find(|(who, reason, _)| *who == cell.contestant && *reason == plain(why));
+        match known {
+            Some((_, _, names)) if names.contains(&cell.workload) => {}
+            Some((_, _, names)) => names.push(cell.workload.clone()),
+            None => found.push((&cell.contestant, plain(why), vec![cell.workload.clone()])),
+        }
+    }
+    let told = |(who, why, names)| format!("{who} failed under {}: {why}.", list(names));
+    found.into_iter().map(told).collect()
 }
 
 /// Without the full stop that it may have.
