@@ -10,13 +10,20 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+use std::{io, panic, thread};
 
 use anyhow::{Context, anyhow, bail};
+use tcpecho_common::logging;
 
 /// Names the directory of the programs; nothing is built then.
 pub const DIRECTORY: &str = "TCPECHO_BIN_DIR";
+
+/// Who waits longer than this wants to know what for.
+const LONG: Duration = Duration::from_secs(1);
 
 /// The packages whose programs are run.
 const PACKAGES: [&str; 2] = ["tcpechod", "tcpecho"];
@@ -120,10 +127,8 @@ impl Tree {
             command.arg("--target").arg(triple);
         }
         command.current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .context("run cargo to build the programs")?;
+        command.stdin(Stdio::null());
+        let output = told_if_long(command).context("run cargo to build the programs")?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             bail!(
@@ -149,6 +154,23 @@ impl Tree {
         programs.extend(&self.triple);
         programs.join(&self.profile)
     }
+}
+
+/// What a command says in the end. Where that takes long, somebody may wonder: what is being done.
+fn told_if_long(mut command: Command) -> io::Result<Output> {
+    let (done, is_done) = mpsc::channel();
+    let build = thread::spawn(move || {
+        let output = command.output();
+        // Nobody listens any more if it took long.
+        let _ = done.send(());
+        output
+    });
+    if is_done.recv_timeout(LONG) == Err(RecvTimeoutError::Timeout) {
+        logging::say("tcpecho-lab", "building the programs first (cargo build)");
+    }
+    build
+        .join()
+        .unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
 #[cfg(test)]
