@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::figures;
 use crate::load::clock::seconds;
 use crate::load::failure::Ledger;
 use crate::load::latency::Recorder;
@@ -166,9 +167,10 @@ impl Summary {
 
 fn unsteady(warmup: &Warmup) -> String {
     format!(
-        "the rate changed from {:.0} a second in the first quarter to {:.0} in the last: a longer \
+        "the rate changed from {} a second in the first quarter to {} in the last: a longer \
          --warmup or --duration, or a quieter machine",
-        warmup.first_rate, warmup.last_rate
+        figures::plain(warmup.first_rate),
+        figures::plain(warmup.last_rate)
     )
 }
 

@@ -136,7 +136,7 @@ fn latency_text(ranking: &Ranking<'_>, id: &str) -> Text {
         id: format!("{id}-latency"),
         title: "Latency: how long an echo takes".into(),
         description: format!("A line for each, rising to the right. {}.", list(&ranking.rows, told)),
-        how: "the lower, the sooner the echo. Above 50 is what half of the echoes stayed below, above 99 what only one in 100 exceeded; 90, 99, 99.9 and so on are each ten times as rare as the one before. A line that turns upwards on the right is a server that is quick most of the time and now and then is not.".into(),
+        how: "all rounds together (the table has the median of the rounds); the lower, the sooner the echo. Above 50 is what half of the echoes stayed below, above 99 what only one in 100 exceeded; 90, 99, 99.9 and so on are each ten times as rare as the one before. A line that turns upwards on the right is a server that is quick most of the time and now and then is not.".into(),
     }
 }
 
