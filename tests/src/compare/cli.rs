@@ -47,18 +47,18 @@ const COUNTING: Duration = Duration::from_millis(900);
 
 /// Help behind the flags.
 pub const HELP: &str = "\
-Every server is started, loaded, accounted for (with its children, those that have ended as
-well), and stopped, in every round, next to the others; in the end sentences say what the figures
+Every server is started, loaded, accounted for (with its children, those that have ended as \
+well), and stopped, in every round, next to the others; in the end sentences say what the figures \
 mean. The load generator (tcpecho-load) has a processor to itself, if there is more than one.
 
 Examples:
-  tcpecho-lab compare                                      four models, three workloads, under 90 s
-  tcpecho-lab compare --models 'reactor,reactor --workers 2' --workload connections
-  tcpecho-lab compare --server 'python3 echo.py {port}'     and yours
-  tcpecho-lab compare --server 'mine=./echo -p {port}' --models none --server './other {port}'
-  tcpecho-lab compare --full --export-html report.html     all there is: it says how long that takes
+  tcpecho-lab compare                       four models, three workloads, 90 s
+  tcpecho-lab compare --models 'reactor,reactor --workers 2' --workload idle
+  tcpecho-lab compare --server 'python3 echo.py {port}'          and yours
+  tcpecho-lab compare --models none --server './a {port}' --server './b {port}'
+  tcpecho-lab compare --full --export-html report.html           all there is
 
-Exit codes: 0 done (who cannot do something by its nature is no failure), 1 a server failed,
+Exit codes: 0 done (who cannot do something by its nature is no failure), 1 a server failed, \
 2 the command line cannot be right, 130 after Ctrl-C, which leaves nothing behind.";
 
 /// Put the models, and other people's servers, under the same loads in turn, and say who needs what.
@@ -342,10 +342,10 @@ impl Compare {
             (Some(_), _) => wanted,
         };
         let takes = plan.takes(&efforts);
-        if self.full || takes > BUDGET {
+        if self.full || takes > BUDGET || Status::new().watched {
             let text = format!(
-                "this takes about {:.0} min; Ctrl-C ends it early",
-                takes.as_secs_f64() / 60.0
+                "this takes about {}; Ctrl-C ends it early, and what was measured is told",
+                about(takes)
             );
             logging::say("tcpecho-lab", text);
         }
@@ -399,6 +399,14 @@ fn tried_out(
         tried.push((candidate, absent));
     }
     Ok(tried)
+}
+
+/// In minutes if there are several, else in seconds.
+fn about(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
+        seconds => format!("{:.0} min", seconds / 60.0),
+    }
 }
 
 /// Why strace cannot be used, if it cannot.
@@ -518,14 +526,15 @@ impl Status {
             candidate,
             task,
             point,
-            ..
+            round,
         } = job;
         let point = point.map(|point| format!(" {point}")).unwrap_or_default();
         let text = format!(
-            "{:>3} % {}{point}: {}",
+            "{:>3} %, round {}: {} under {}{point}",
             100 * done / total.max(1),
+            round + 1,
+            candidate.name,
             task.name,
-            candidate.name
         );
         self.line(&text);
     }

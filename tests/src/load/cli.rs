@@ -29,23 +29,23 @@ const LONGEST: u64 = 64 << 20;
 
 const AFTER_HELP: &str = "\
 Examples:
-  tcpecho-load localhost                    50 connections, a message of 64 bytes each, to and fro
-  tcpecho-load localhost -c 1 -d 10         the round trip, undisturbed
-  tcpecho-load localhost --rate 10k         latency at 10,000 a second, come what may
-  tcpecho-load localhost --connect-per-request      what a connection costs
-  tcpecho-load localhost -c 4 --bulk        throughput, both ways at once
-  tcpecho-load localhost --idle 5000        do silent connections cost the others anything?
-  tcpecho-load localhost --never-read 1     does one who never reads stop the others?
+  tcpecho-load localhost                 50 connections, 64 bytes to and fro
+  tcpecho-load localhost -c 1 -d 10      the round trip, undisturbed
+  tcpecho-load localhost --rate 10k      latency at 10,000 a second
+  tcpecho-load localhost --connect-per-request       what a connection costs
+  tcpecho-load localhost -c 4 --bulk     throughput, both ways at once
+  tcpecho-load localhost --idle 5000     do silent ones cost the others?
+  tcpecho-load localhost --never-read 1  does who never reads stop others?
   tcpecho-load localhost --json - | jq .latency
 
 Every byte that comes back is compared, and every connection must end with a FIN after ours.
 
-What counts: an echo counts if it came back while measuring; its time if it began while measuring,
-even if it came back later. Closed loop (the default): from the send to the last byte of the echo;
-whoever waits sends nothing, so a server that stalls is asked less. Open loop (--rate): from the
+What counts: an echo counts if it came back while measuring; its time if it began while measuring, \
+even if it came back later. Closed loop (the default): from the send to the last byte of the echo; \
+whoever waits sends nothing, so a server that stalls is asked less. Open loop (--rate): from the \
 moment the message was due.
 
-Times take ms, s or m: 250ms, 5s (or 5), 2m. Sizes take k or M: 64k is 65,536 bytes. Rates: 10k is
+Times take ms, s or m: 250ms, 5s (or 5), 2m. Sizes take k or M: 64k is 65,536 bytes. Rates: 10k is \
 10,000.
 
 Exit codes:
@@ -53,7 +53,8 @@ Exit codes:
   1  errors: told on stderr, one line for each kind
   2  the command line cannot be right
   5  no answer to connect, or host or network unreachable
-After Ctrl-C it prints what it has measured and dies of the signal (130); a second one ends it at
+
+After Ctrl-C it prints what it has measured and dies of the signal (130); a second one ends it at \
 once.";
 
 const LOAD: &str = "Load";
