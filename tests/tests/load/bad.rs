@@ -249,9 +249,11 @@ fn a_server_that_dies_between_two_connections() -> Result<()> {
     let server = Server::model(Model::Reactor).start()?;
     let plan = ["-d", "10m", "--json-stream", "--connect-per-request"];
     let client = load(server.address(), &plan).start()?;
-    wait_for(&client, "the measurement", |event| {
-        matches!(event, Event::Measuring { .. })
-    })?;
+    wait_for(
+        &client,
+        "an interval with echoes",
+        |event| matches!(event, Event::Interval { echoes, .. } if *echoes > 0),
+    )?;
     server.signal(Signal::SIGKILL)?;
     ensure!(client.wait(DEADLINE)?.code() == Some(1), "{client}");
     let report = last_report(&client)?;
