@@ -193,6 +193,31 @@ fn foreign_servers_take_part_and_bad_ones_are_named_in_one_line() -> Result<()> 
     Ok(())
 }
 
+/// A command that ends and leaves a server in the background, out of reach of its process group: that
+/// is no server for a comparison, and it is not left running either.
+#[test]
+fn what_goes_into_the_background_is_ended_too() -> Result<()> {
+    let place = Place::new("background")?;
+    let script = place.0.join("echo.py");
+    let script = script.display();
+    let noted = format!("echo $$ >>{}/pids; exec", place.0.display());
+    let goes = format!("away=setsid -f sh -c '{noted} python3 {script} {{port}} good'");
+    let stays = format!("fails=setsid -f sh -c '{noted} sleep 7777'; sleep 1; exit 1 # {{port}}");
+    let args = ["--models", "none", "--workload", "latency"];
+    let servers = ["--server", &goes, "--server", &stays];
+    let line = [&["compare", "--quick"], &args[..], &servers].concat();
+    let lab = Client::plain(env!("CARGO_BIN_EXE_tcpecho-lab"), line).start()?;
+    let status = lab.wait(SOON)?;
+    let said = lab.stderr();
+    ensure!(status.code() == Some(1), "{said}");
+    let pids = fs::read_to_string(place.0.join("pids"))?;
+    ensure!(pids.lines().count() == 2, "{pids}");
+    for pid in pids.lines() {
+        ensure!(processes::look(pid.parse()?).is_none(), "{pid}: {said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn what_cannot_be_right_starts_nothing() -> Result<()> {
     for (args, told) in [

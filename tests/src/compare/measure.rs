@@ -88,8 +88,10 @@ impl Bench {
 
     /// Starts it, and ends it. Error: why that cannot be done, in one line.
     pub fn try_out(&mut self, candidate: &Candidate) -> Result<()> {
-        let server = candidate.start(&self.places.server, self.descriptors, &[])?;
-        self.stop(candidate, server).map(drop)
+        let server = candidate.start(&self.places.server, self.descriptors, &[]);
+        let ended = server.and_then(|server| self.stop(candidate, &server));
+        self.leave_nothing(candidate);
+        ended.map(drop)
     }
 
     fn start(&self, job: &Job<'_>, prefix: &[&str]) -> Result<Running> {
@@ -137,7 +139,7 @@ impl Bench {
     }
 
     /// Ends it, and everything it has started. What it needed from beginning to end.
-    fn stop(&mut self, candidate: &Candidate, server: Running) -> Result<Option<Life>> {
+    fn stop(&mut self, candidate: &Candidate, server: &Running) -> Result<Option<Life>> {
         let leader = server.leader();
         server.still_lives()?;
         server.tell_to_end()?;
@@ -147,12 +149,11 @@ impl Bench {
         } else {
             server.ended(|| server.status())?;
         }
-        drop(server);
-        self.leave_nothing(candidate);
         Ok(ended.ok())
     }
 
-    /// Kills whoever is left of a server, and waits for those who became our children.
+    /// Kills whoever is left of a server, and waits for those who became our children. To be called
+    /// however a measurement has gone: who goes into the background outlives a server that fails.
     fn leave_nothing(&mut self, candidate: &Candidate) {
         let own = std::process::id() as i32;
         let left = processes::children(own);
@@ -188,10 +189,44 @@ impl Bench {
         let echoes = load.let_go()?.report()?.echoes;
         server.tell_to_end()?;
         server.ended(|| server.status())?;
-        let counts = counts_in(&server.stderr());
-        drop(server);
-        self.leave_nothing(job.candidate);
-        Ok((counts, echoes))
+        Ok((counts_in(&server.stderr()), echoes))
+    }
+
+    /// Starts it, measures, and stops it.
+    fn measured(&mut self, job: &Job<'_>) -> Result<Round> {
+        let server = self.start(job, &[])?;
+        let measured = self.round(job, &server);
+        let measured = match (measured, server.still_lives()) {
+            (Ok(measured), _) => measured,
+            // Why it has ended is more than what the others noticed of it.
+            (Err(_), Err(ended)) => return Err(ended),
+            (Err(error), Ok(())) => {
+                let error = with_last_words(&format!("{error:#}"), &server);
+                self.stop(job.candidate, &server)?;
+                return Err(error);
+            }
+        };
+        let life = self.stop(job.candidate, &server)?;
+        let books = Books {
+            at_rest: measured.at_rest,
+            opened: measured.opened,
+            closed: measured.closed,
+            silent: measured.silent,
+            loaded: measured.loaded,
+            life,
+            connects: job.task.connects(),
+        };
+        books.round(job.round, measured.report)
+    }
+
+    fn counted(&mut self, job: &Job<'_>) -> Result<Calls> {
+        let (few, echoes_of_few) = self.counts(job, SHORTEST)?;
+        let (mut counts, echoes) = self.counts(job, self.duration)?;
+        for (call, count) in few {
+            let more = counts.entry(call).or_default();
+            *more = more.saturating_sub(count);
+        }
+        calls(&counts, echoes.saturating_sub(echoes_of_few))
     }
 }
 
@@ -207,45 +242,17 @@ struct Measured {
 
 impl Executor for Bench {
     fn measure(&mut self, job: &Job<'_>) -> Result<Round> {
-        let server = self.start(job, &[])?;
-        let measured = self.round(job, &server);
-        let measured = match (measured, server.still_lives()) {
-            (Ok(measured), _) => measured,
-            // Why it has ended is more than what the others noticed of it.
-            (Err(_), Err(ended)) => {
-                drop(server);
-                self.leave_nothing(job.candidate);
-                return Err(ended);
-            }
-            (Err(error), Ok(())) => {
-                let error = with_last_words(&format!("{error:#}"), &server);
-                self.stop(job.candidate, server)?;
-                return Err(error);
-            }
-        };
-        let life = self.stop(job.candidate, server)?;
-        let books = Books {
-            at_rest: measured.at_rest,
-            opened: measured.opened,
-            closed: measured.closed,
-            silent: measured.silent,
-            loaded: measured.loaded,
-            life,
-            connects: job.task.connects(),
-        };
-        books.round(job.round, measured.report)
+        let round = self.measured(job);
+        self.leave_nothing(job.candidate);
+        round
     }
 
     /// What a run of the usual length has more than a very short one: so the start of the server does
     /// not count, nor do connections that are there all the time.
     fn count_calls(&mut self, job: &Job<'_>) -> Result<Calls> {
-        let (few, echoes_of_few) = self.counts(job, SHORTEST)?;
-        let (mut counts, echoes) = self.counts(job, self.duration)?;
-        for (call, count) in few {
-            let more = counts.entry(call).or_default();
-            *more = more.saturating_sub(count);
-        }
-        calls(&counts, echoes.saturating_sub(echoes_of_few))
+        let calls = self.counted(job);
+        self.leave_nothing(job.candidate);
+        calls
     }
 
     fn is_interrupted(&self) -> bool {
