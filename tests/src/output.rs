@@ -1,8 +1,8 @@
 //! What a program prints, collected by a thread so that the program never waits for us.
 //!
 //! Whoever asks reads what is still in the pipe first. So everything that was written before the
-//! question is in the answer, however late the thread may be. Everything is kept: this is
-//! for programs that print kilobytes. Costs one thread per pipe; pipe(7), pty(7).
+//! question is in the answer, however late the thread may be. Everything is kept, up to a limit where
+//! there is one: then the last of it. Costs one thread per pipe; pipe(7), pty(7).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -38,15 +38,23 @@ struct Text {
     ends: Vec<(usize, u64)>,
     /// Nobody can write any more.
     ended: bool,
+    /// When there are more bytes than this, the older half is forgotten.
+    limit: Option<usize>,
 }
 
 impl Output {
     /// Collects what comes out of `source` until nobody can write to it, or this is dropped.
     pub(crate) fn collect(source: OwnedFd) -> anyhow::Result<Self> {
-        let shared = Arc::new(Shared {
-            source,
-            text: Mutex::default(),
+        Self::collect_last(source, None)
+    }
+
+    /// The same, and of more than `limit` bytes no less than the last half of that.
+    pub(crate) fn collect_last(source: OwnedFd, limit: Option<usize>) -> anyhow::Result<Self> {
+        let text = Mutex::new(Text {
+            limit,
+            ..Text::default()
         });
+        let shared = Arc::new(Shared { source, text });
         let weak = Arc::downgrade(&shared);
         thread::Builder::new()
             .name("output".into())
@@ -99,24 +107,28 @@ fn follow(output: &Weak<Shared>) {
 impl Shared {
     fn settled(&self) -> MutexGuard<'_, Text> {
         let mut text = self.text.lock().expect("no panic while it is held");
-        let enough = text.bytes.len() + PIPE_AT_MOST;
-        while !text.ended && text.bytes.len() < enough && readable(&self.source, PollTimeout::ZERO)
-        {
-            text.read(&self.source);
+        let mut came = 0;
+        while !text.ended && came < PIPE_AT_MOST && readable(&self.source, PollTimeout::ZERO) {
+            came += text.read(&self.source);
         }
         text
     }
 }
 
 impl Text {
-    fn read(&mut self, source: impl AsFd) {
+    /// Returns how many bytes have come.
+    fn read(&mut self, source: impl AsFd) -> usize {
         let mut buffer = [0; 16 * 1024];
         match nix::unistd::read(source, &mut buffer) {
-            Ok(n @ 1..) => self.append(&buffer[..n], now()),
+            Ok(n @ 1..) => {
+                self.append(&buffer[..n], now());
+                return n;
+            }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             // EIO is the end of a terminal: the last slave was closed.
             Ok(_) | Err(_) => self.end(now()),
         }
+        0
     }
 
     fn append(&mut self, bytes: &[u8], at: u64) {
@@ -125,6 +137,19 @@ impl Text {
         let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         self.ends
             .extend(newlines.map(|(index, _)| (before + index + 1, at)));
+        if self.limit.is_some_and(|limit| self.bytes.len() > limit) {
+            self.forget(self.bytes.len() / 2);
+        }
+    }
+
+    /// Forgets so many bytes; of a line that is cut the rest stays.
+    fn forget(&mut self, bytes: usize) {
+        let lines = self.ends.partition_point(|(end, _)| *end <= bytes);
+        self.bytes.drain(..bytes);
+        self.ends.drain(..lines);
+        for (end, _) in &mut self.ends {
+            *end -= bytes;
+        }
     }
 
     fn end(&mut self, at: u64) {
@@ -195,5 +220,21 @@ mod tests {
             write_all(writer.as_fd(), &[b'x'; 16 * 1024]).expect("room");
         }
         assert_eq!(output.bytes().len(), 1 << 20);
+    }
+
+    #[test]
+    fn of_what_is_too_much_the_last_is_kept() {
+        let (reader, writer) = pipe().expect("a pipe");
+        let output = Output::collect_last(reader, Some(1000)).expect("a thread");
+        for number in 0..100_000 {
+            write_all(writer.as_fd(), format!("{number:07}\n").as_bytes()).expect("room");
+        }
+        drop(writer);
+        assert!(output.ended());
+        let kept = output.bytes().len();
+        assert!((500..=1000).contains(&kept), "{kept}");
+        let lines = output.lines();
+        assert_eq!(lines.len(), kept.div_ceil(8));
+        assert_eq!(lines.last().map(|(_, line)| &line[..]), Some("0099999"));
     }
 }

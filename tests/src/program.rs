@@ -37,6 +37,9 @@ pub(crate) const PROMPTLY: Duration = Duration::from_secs(10);
 /// How long we look for the end of a dead program's output, which somebody may have inherited.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// What is kept at least of what a program says on stderr, if that is more than twice as much.
+const SAID: usize = 8 << 20;
+
 /// Which program.
 #[derive(Clone, Debug)]
 pub(crate) enum Which {
@@ -142,7 +145,7 @@ impl Recipe {
         let stderr = child.stderr.take().map(OwnedFd::from);
         let stdout = match (stdout, child.stdout.take()) {
             (Some(stdout), _) => stdout,
-            (None, pipe) => collect(pipe.map(OwnedFd::from))?,
+            (None, pipe) => collect(pipe.map(OwnedFd::from), None)?,
         };
         Ok(Program {
             command: self.typed(),
@@ -151,7 +154,7 @@ impl Recipe {
             pid: child.id() as i32,
             state: Mutex::new(State::new(child)),
             stdout,
-            stderr: collect(stderr)?,
+            stderr: collect(stderr, Some(2 * SAID))?,
             calls: calls.map(Output::collect).transpose()?,
         })
     }
@@ -246,11 +249,12 @@ fn calls_pipe() -> anyhow::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// What comes out of `pipe`; without one, what the program prints goes elsewhere: nothing.
-fn collect(pipe: Option<OwnedFd>) -> anyhow::Result<Output> {
-    Output::collect(match pipe {
+fn collect(pipe: Option<OwnedFd>, limit: Option<usize>) -> anyhow::Result<Output> {
+    let pipe = match pipe {
         Some(pipe) => pipe,
         None => File::open("/dev/null")?.into(),
-    })
+    };
+    Output::collect_last(pipe, limit)
 }
 
 fn connect(command: &mut Command, ends: Ends) -> anyhow::Result<()> {
