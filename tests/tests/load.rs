@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
@@ -241,6 +241,36 @@ fn a_stall_of_the_server_shows_in_an_open_loop() -> Result<()> {
         .count_from((stall / 10).as_nanos() as u64);
     let due = (stall.as_secs_f64() * 0.9 * 1000.0) as u64;
     ensure!(late >= due - 2, "{late} were late, of {due}");
+    Ok(())
+}
+
+/// Far more than any server takes: it ends in time all the same, nothing is left out, and what waits
+/// to be sent takes no memory.
+#[test]
+fn an_overload_ends_in_time_and_in_little_memory() -> Result<()> {
+    let server = Server::model(Model::Reactor).start()?;
+    let plan = ["-c", "2", "--rate", "10M", "-d", "1s", "--json-stream"];
+    let began = Instant::now();
+    let client = load(server.address(), &[&plan[..], &["--hold"]].concat()).start()?;
+    wait_for(&client, "the end of the measurement", |event| {
+        matches!(event, Event::Measured { .. })
+    })?;
+    let memory = processes::memory(client.pid()).context("its memory")?;
+    client.close_stdin()?;
+    ensure!(client.wait(DEADLINE)?.success(), "{client}");
+    ensure!(began.elapsed() < DEADLINE / 2, "{:?}", began.elapsed());
+    ensure!(memory.rss < 40 << 20, "{memory:?}");
+    let report = last_report(&client)?;
+    let latency = report.latency.context("times")?;
+    // One more or less on each connection and at either end.
+    ensure!(latency.count.abs_diff(10_000_000) <= 4, "{}", latency.count);
+    ensure!(latency.max_us > 1e5, "{}", latency.max_us);
+    ensure!(
+        report
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("could not even be sent"))
+    );
     Ok(())
 }
 

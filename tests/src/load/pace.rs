@@ -46,10 +46,15 @@ impl Schedule {
 
     /// When the next message is due; never if there are no connections.
     pub fn due(&self) -> u64 {
-        let Some(number) = self.numbers.get(self.slot) else {
+        self.due_of(self.slot, self.round)
+    }
+
+    /// When the message of this slot in this round is due; never if there is no such slot.
+    pub fn due_of(&self, slot: usize, round: u64) -> u64 {
+        let Some(number) = self.numbers.get(slot) else {
             return u64::MAX;
         };
-        let index = self.round * self.all + number;
+        let index = round * self.all + number;
         self.start + (index as f64 * self.gap) as u64
     }
 

@@ -120,6 +120,9 @@ struct Slot {
     connection: Option<Connection>,
     /// It is on the list of those that have more to do.
     waits: bool,
+    /// Open loop: messages that have become due, and those of them that its connection knows of.
+    due: u64,
+    released: u64,
     /// While measuring.
     echoes: u64,
     sent: u64,
@@ -377,17 +380,21 @@ impl<'a> Worker<'a> {
             return;
         }
         self.ended = now;
-        self.schedule = None;
+        let schedule = self.schedule.take();
         if let Some(before) = self.usage_before {
             self.usage = Usage::of_this_thread().since(before);
         }
-        for slot in &mut self.slots {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
             let (Some(connection), Some(meter)) = (&mut slot.connection, &mut self.meter) else {
                 continue;
             };
-            for start in connection.stop() {
+            let released = connection.stop().map(|start| start.due);
+            let due = schedule.iter().flat_map(|schedule| {
+                (slot.released..slot.due).map(move |round| schedule.due_of(index, round))
+            });
+            for due in released.chain(due) {
                 self.unsent += 1;
-                meter.unsent(start.due);
+                meter.unsent(due);
             }
         }
     }

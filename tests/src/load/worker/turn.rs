@@ -21,6 +21,8 @@ impl Slot {
             sends: plan.sends(kind),
             connection: None,
             waits: false,
+            due: 0,
+            released: 0,
             echoes: 0,
             sent: 0,
             read: 0,
@@ -93,17 +95,18 @@ impl Worker<'_> {
         self.open(index, number);
     }
 
-    /// Messages that are due. Those of one connection go together, if there are several.
+    /// Messages that are due. They are only counted here: a server that is slower than the schedule must
+    /// not cost memory, nor the time in which the schedule could be kept.
     pub(super) fn send_due(&mut self) {
         let Some(schedule) = &mut self.schedule else {
             return;
         };
-        while let Some((index, due)) = schedule.next(self.now) {
+        while let Some((index, _)) = schedule.next(self.now) {
             let slot = &mut self.slots[index];
-            let Some(connection) = &mut slot.connection else {
+            if slot.connection.is_none() {
                 continue;
-            };
-            connection.release(due);
+            }
+            slot.due += 1;
             if !mem::replace(&mut slot.waits, true) {
                 self.again.push(index);
             }
@@ -246,17 +249,13 @@ impl Worker<'_> {
     /// Sends what may be sent, until the socket takes no more or its turn is over.
     fn send(&mut self, index: usize) -> Result<(), Failure> {
         for _ in 0..TURN {
+            if !self.has_more(index) {
+                return Ok(());
+            }
             let slot = &mut self.slots[index];
             let Some(connection) = &mut slot.connection else {
                 return Ok(());
             };
-            if connection.has_sent_all() {
-                if slot.sends != Sends::Always || self.phase != Phase::Loaded {
-                    return Ok(());
-                }
-                self.now = clock::now();
-                connection.release(self.now);
-            }
             if !connection.is_writable() {
                 return Ok(());
             }
@@ -269,6 +268,41 @@ impl Worker<'_> {
         }
         self.wait_for_next_turn(index);
         Ok(())
+    }
+
+    /// Is there something to send? When all was sent, what comes next is released.
+    fn has_more(&mut self, index: usize) -> bool {
+        let slot = &mut self.slots[index];
+        let Some(connection) = &mut slot.connection else {
+            return false;
+        };
+        if !connection.has_sent_all() {
+            return true;
+        }
+        match slot.sends {
+            _ if self.phase != Phase::Loaded => return false,
+            Sends::Always => {
+                self.now = clock::now();
+                connection.release(self.now);
+            }
+            Sends::Scheduled if slot.released < slot.due => self.release_due(index),
+            _ => return false,
+        }
+        true
+    }
+
+    /// What is due goes together: all of it, or as much as one call may send.
+    fn release_due(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let (Some(connection), Some(schedule)) = (&mut slot.connection, &self.schedule) else {
+            return;
+        };
+        let together = (PIECE as u64 / self.shared.plan.load.size).max(1);
+        let until = slot.due.min(slot.released + together);
+        for round in slot.released..until {
+            connection.release(schedule.due_of(index, round));
+        }
+        slot.released = until;
     }
 
     /// Sends the FIN, if it is time.
