@@ -100,7 +100,8 @@ pub fn server(text: &str) -> Result<Candidate, String> {
 fn name_of(command: &str) -> String {
     let file = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
     let is_plain = |word: &&str| !word.starts_with('-') && !word.contains(PORT);
-    let mut words = command.split_whitespace();
+    let separates = |c: char| c.is_whitespace() || c.is_control();
+    let mut words = command.split(separates).filter(|word| !word.is_empty());
     let first = words.next().map(file).unwrap_or_default();
     match words.next().filter(is_plain) {
         Some(second) => format!("{first} {}", file(second)),
@@ -505,6 +506,7 @@ mod tests {
                 "socat TCP-LISTEN:{port},fork PIPE",
             ),
             ("echo --port={port}", "echo", "echo --port={port}"),
+            ("a\x1b[31m {port}", "a [31m", "a\x1b[31m {port}"),
         ] {
             let candidate = server(text).expect(text);
             assert_eq!(

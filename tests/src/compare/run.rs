@@ -195,9 +195,11 @@ fn places(plan: &Plan) -> impl Iterator<Item = (&Task, Option<u64>)> {
     })
 }
 
-/// With its causes, whatever lines it has.
+/// With its causes, whatever lines it has; what a server has said may hold anything, and is to move no
+/// terminal's cursor.
 fn in_one_line(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
+    let text = text.replace(|c: char| c.is_control() && c != '\n', " ");
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
@@ -228,7 +230,7 @@ mod tests {
             self.done
                 .push((name.clone(), job.task.name.to_owned(), job.round));
             if self.is_interrupted() || self.fails == Some((&name, job.round)) {
-                bail!("it fell over\n  the reason\n");
+                bail!("it fell over\n  the\x1b[2Jreason\r\n");
             }
             Ok(round(job.round))
         }
@@ -324,7 +326,7 @@ mod tests {
             ..Fake::default()
         };
         let cells = compare(&plan, &mut fake);
-        let why = "it fell over | the reason".to_owned();
+        let why = "it fell over | the [2Jreason".to_owned();
         assert_eq!(cells[0].outcome, Outcome::Failed { why });
         assert!(cells[0].summary.is_none() && cells[0].calls.is_none());
         assert_eq!(
