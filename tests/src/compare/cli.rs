@@ -138,6 +138,8 @@ impl Compare {
             list()?;
             return Ok(Exit::Done);
         }
+        // Whatever the signal, no file is left.
+        sweep::when_interrupted(sweep::Last::Caller)?;
         let candidates = match self
             .candidates()
             .and_then(|all| self.check_exports().map(|()| all))
@@ -152,7 +154,6 @@ impl Compare {
             }
         };
         binaries::path("tcpecho-load").context("the load generator is not built: make compare")?;
-        sweep::when_interrupted(sweep::Last::Caller)?;
         let done = self.compare(candidates, width);
         sweep::die();
         match done {
@@ -359,7 +360,6 @@ impl Compare {
             anstream::stdout().write_all(text.as_bytes())?;
         }
         if !found.interrupted {
-            let _undivided = sweep::undivided();
             for (file, format) in self.exports() {
                 if let Some(file) = file {
                     write(file, &format(found)?)
@@ -470,6 +470,7 @@ fn can_be_written(file: &Path) -> Result<()> {
         bail!("that is no file");
     }
     let beside = unfinished(file);
+    let _undivided = sweep::undivided();
     File::create_new(&beside)?;
     fs::remove_file(beside)?;
     Ok(())
@@ -481,6 +482,7 @@ fn write(file: &Path, text: &str) -> Result<()> {
         return Ok(io::stdout().write_all(text.as_bytes())?);
     }
     let beside = unfinished(file);
+    let _undivided = sweep::undivided();
     let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, file));
     if written.is_err() {
         // It may not even be there.
