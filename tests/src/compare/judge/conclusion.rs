@@ -213,6 +213,14 @@ fn spanned(ratio: &Ratio) -> String {
     }
 }
 
+/// As in `3 rounds`.
+fn rounds(count: usize) -> String {
+    match count {
+        1 => "1 round".into(),
+        n => format!("{n} rounds"),
+    }
+}
+
 /// As in `1.38 to 1.55`.
 fn span(low: f64, high: f64) -> String {
     format!("{} to {}", figures::plain(low), figures::plain(high))

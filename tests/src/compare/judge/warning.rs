@@ -43,13 +43,12 @@ pub fn warnings(comparison: &Comparison) -> Vec<String> {
 }
 
 fn interrupted(comparison: &Comparison) -> Option<String> {
-    let open = comparison
-        .cells
-        .iter()
-        .filter(|cell| cell.outcome == Outcome::NotReached)
-        .count();
+    let could = |cell: &&Cell| matches!(cell.outcome, Outcome::Measured | Outcome::NotReached);
+    let cells = || comparison.cells.iter().filter(could);
+    let wanted = cells().count() * comparison.rounds as usize;
+    let made: usize = cells().map(|cell| cell.rounds.len()).sum();
     comparison.interrupted.then(|| {
-        format!("The comparison was interrupted, {open} of {} measurements were not begun. Let it run to its end.", comparison.cells.len())
+        format!("The comparison was interrupted: {made} of {wanted} measurements were made. Let it run to its end.")
     })
 }
 

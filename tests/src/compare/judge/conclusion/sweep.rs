@@ -1,6 +1,6 @@
 //! What the points of a workload cost: does CPU time per echo grow with them?
 
-use super::{list, span};
+use super::{list, rounds, span};
 use crate::compare::judge::place::{Measured, Place};
 use crate::compare::judge::ratio::compared;
 use crate::compare::result::{Measure, Workload};
@@ -100,7 +100,7 @@ fn not_growing(workload: &Workload, points: &str, flat: &[&Growth<'_>]) -> Optio
     let of = |growth: &&Growth<'_>| {
         let ratio = figures::plain(growth.paired.ratio);
         let span = growth.paired.interval.map_or(
-            format!("{ratio} in {} rounds", growth.paired.pairs),
+            format!("{ratio} in {}", rounds(growth.paired.pairs)),
             spanned,
         );
         let to = if growth.to == first.to {

@@ -40,7 +40,7 @@ fn the_surroundings_are_judged() {
         c.cells[1].rounds.clear();
     });
     assert!(
-        interrupted.contains("interrupted, 1 of 2 measurements"),
+        interrupted.contains("interrupted: 5 of 14 measurements"),
         "{interrupted}"
     );
 }
