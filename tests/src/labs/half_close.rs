@@ -215,7 +215,8 @@ pub fn ways([unsent, linger_0, linger_1, unread]: [&'static str; 4]) -> Act<Part
              its FIN, as in the first act.",
         )
         .try_it(
-            "1$ tcpechod --model iterative & kill -STOP $!\n\
+            "1$ tcpechod --model iterative &\n\
+             1$ kill -STOP %1\n\
              2$ tcpecho-lab actor closing unsent 127.0.0.1:9877\n\
              2$ tcpecho-lab actor closing unsent linger=1 127.0.0.1:9877\n\
              2$ ss -tan | grep FIN-WAIT\n\
