@@ -25,7 +25,7 @@ use crate::peer::{Ended, Peer};
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "half-close",
-    title: "shutdown, close, SO_LINGER: what becomes of the bytes?",
+    title: "shutdown, close, SO_LINGER: where do the bytes go?",
     sections: "4.9, 6.6, 7.5",
     about: "A FIN says: I will send nothing more. It does not say: I will read nothing more. Who \
         has said everything but still waits for an answer must close one half only. And who \
