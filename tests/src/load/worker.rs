@@ -380,6 +380,7 @@ impl<'a> Worker<'a> {
             return;
         }
         self.ended = now;
+        self.count_due(now);
         let schedule = self.schedule.take();
         if let Some(before) = self.usage_before {
             self.usage = Usage::of_this_thread().since(before);

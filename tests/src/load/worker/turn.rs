@@ -95,13 +95,23 @@ impl Worker<'_> {
         self.open(index, number);
     }
 
-    /// Messages that are due. They are only counted here: a server that is slower than the schedule must
-    /// not cost memory, nor the time in which the schedule could be kept.
+    /// Messages that are due.
     pub(super) fn send_due(&mut self) {
-        let Some(schedule) = &mut self.schedule else {
+        if self.schedule.is_some() {
+            self.count_due(self.now);
+            self.next_turns();
+        }
+    }
+
+    /// Those that are due at this moment and before the end. They are only counted here: a server that
+    /// is slower than the schedule must not cost memory, nor the time in which the schedule could be
+    /// kept.
+    pub(super) fn count_due(&mut self, now: u64) {
+        let (Some(schedule), Some(meter)) = (&mut self.schedule, &self.meter) else {
             return;
         };
-        while let Some((index, _)) = schedule.next(self.now) {
+        let last = now.min(meter.times().end - 1);
+        while let Some((index, _)) = schedule.next(last) {
             let slot = &mut self.slots[index];
             if slot.connection.is_none() {
                 continue;
@@ -111,7 +121,6 @@ impl Worker<'_> {
                 self.again.push(index);
             }
         }
-        self.next_turns();
     }
 
     /// A connection's turn: whatever it can do.
