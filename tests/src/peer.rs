@@ -157,6 +157,22 @@ impl Peer {
         let _ = setsockopt(&self.stream, Linger, &now);
     }
 
+    /// Sends a FIN, and closes with an RST; returns when the server's kernel has had both, one after the
+    /// other. Packets that are sent from two processors may arrive in any order, and late.
+    pub fn vanish(mut self) -> anyhow::Result<()> {
+        let (local, server) = (self.local, self.stream.peer_addr()?);
+        let diag = SockDiag::open()?;
+        if diag.state(server, local)?.is_none() {
+            bail!("{self}: the server has no socket of its own");
+        }
+        self.half_close()?;
+        self.wait_until_delivered()?;
+        self.reset();
+        eventually("the end of the server's socket", PATIENCE, || {
+            matches!(diag.state(server, local), Ok(None)).then_some(())
+        })
+    }
+
     /// Sends the next `length` bytes of the pattern.
     pub fn send_pattern(&mut self, length: u64) -> anyhow::Result<()> {
         let end = self.sent + length;

@@ -288,10 +288,8 @@ fn a_reset_connection_kills_who_writes_to_it(model: Model, server: Server) -> Re
         peer.send(b"nobody waits for this")?;
         peer.wait_until_delivered()?;
         // After a FIN, an RST makes the first write fail with EPIPE; without one it is ECONNRESET.
-        peer.half_close()?;
-        peer.wait_until_delivered()?;
         let local = peer.local();
-        peer.reset();
+        peer.vanish()?;
         server.thaw()?;
         let closed = format!("closed {local}");
         eventually(

@@ -107,9 +107,7 @@ fn leave_owing_a_write(server: &ServerProcess, mut peer: Peer) -> anyhow::Result
     server.freeze()?;
     peer.send(b"nobody waits for this")?;
     peer.wait_until_delivered()?;
-    peer.half_close()?;
-    peer.wait_until_delivered()?;
-    peer.reset();
+    peer.vanish()?;
     server.thaw()
 }
 
