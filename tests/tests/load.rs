@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use tcpecho_common::Model;
@@ -537,5 +537,30 @@ fn whoever_reads_no_more_is_no_error() -> Result<()> {
     drop(ours);
     ensure!(client.wait(DEADLINE)?.success(), "{client}");
     ensure!(client.stderr().is_empty(), "{client}");
+    Ok(())
+}
+
+#[test]
+fn a_signal_ends_it_while_nobody_reads_its_table() -> Result<()> {
+    let server = Server::model(Model::Reactor).start()?;
+    let (_ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    while nix::unistd::write(&theirs, &[b'x'; 4096]).is_ok() {}
+    fcntl(&theirs, FcntlArg::F_SETFL(OFlag::empty()))?;
+    // The table comes after the file, which is there when the run is over.
+    let file = std::env::temp_dir().join(format!("tcpecho-load-{}.json", std::process::id()));
+    let name = file.to_str().context("a name")?;
+    let client = load(server.address(), &["-d", "100ms", "--json", name])
+        .stdout(theirs)
+        .start()?;
+    let written = eventually("the report", DEADLINE, || {
+        let text = fs::read_to_string(&file).ok()?;
+        text.ends_with("}\n").then_some(())
+    });
+    let removed = fs::remove_file(&file);
+    written?;
+    removed?;
+    client.signal(Signal::SIGTERM)?;
+    let status = client.wait(DEADLINE)?;
+    ensure!(status.signal() == Some(Signal::SIGTERM as i32), "{status}");
     Ok(())
 }

@@ -41,6 +41,13 @@ impl Interrupts {
     }
 }
 
+impl Drop for Interrupts {
+    /// From now on they kill again: what comes next may wait for whoever reads our stdout, for ever.
+    fn drop(&mut self) {
+        let _ = self.signals.thread_unblock();
+    }
+}
+
 impl AsRawFd for Interrupts {
     fn as_raw_fd(&self) -> RawFd {
         self.descriptor.as_fd().as_raw_fd()
