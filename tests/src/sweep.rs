@@ -5,7 +5,7 @@
 //! waits for the signal and kills everything that descends from this process, orphans included.
 //!
 //! What is being started at that moment is waited for, and nothing is started after it: whoever
-//! starts a program holds what [`starting`] has given until it is there.
+//! starts a program holds what `starting` has given until it is there.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
