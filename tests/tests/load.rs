@@ -252,6 +252,8 @@ fn an_overload_ends_in_time_and_in_little_memory() -> Result<()> {
     let plan = ["-c", "2", "--rate", "10M", "-d", "1s", "--json-stream"];
     let began = Instant::now();
     let client = load(server.address(), &[&plan[..], &["--hold"]].concat()).start()?;
+    // It waits for a line before and after.
+    client.write(b"\n")?;
     wait_for(&client, "the end of the measurement", |event| {
         matches!(event, Event::Measured { .. })
     })?;
