@@ -156,6 +156,11 @@ impl Bench {
     /// however a measurement has gone: who goes into the background outlives a server that fails.
     fn leave_nothing(&mut self, candidate: &Candidate) {
         let own = std::process::id() as i32;
+        // A shell may die of SIGTERM before what it has started does.
+        let _ = eventually("their end", SETTLED_WITHIN, || {
+            let dead = |process: &processes::Process| process.state == 'Z';
+            processes::children(own).iter().all(dead).then_some(())
+        });
         let left = processes::children(own);
         let alive: Vec<_> = left.iter().filter(|process| process.state != 'Z').collect();
         if !alive.is_empty() && !self.is_interrupted() {
