@@ -118,15 +118,6 @@ fn tcp_info(stream: &TcpStream) -> nix::Result<libc::tcp_info> {
     }
 }
 
-/// Bytes received and not yet read, without the FIN.
-#[expect(unsafe_code)]
-pub fn unread(stream: &TcpStream) -> nix::Result<u64> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int.
-    Errno::result(unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
-    Ok(bytes.max(0) as u64)
-}
-
 /// The error that waits on the socket (`SO_ERROR`). It is told once: whoever asks must keep it.
 pub fn take_error(stream: &TcpStream) -> Option<Errno> {
     match getsockopt(stream, sockopt::SocketError) {
@@ -155,6 +146,7 @@ mod tests {
     };
     use std::io::{Read, Write};
     use std::net::TcpListener;
+    use tcpecho_common::queues;
 
     #[test]
     fn a_socket_that_is_connected_to_itself_is_recognized() {
@@ -179,9 +171,9 @@ mod tests {
         // The FIN may come together with the last byte, or later.
         let mut copy = vec![0; 3];
         while client.peek(&mut copy).expect("bytes") < 3 {}
-        assert_eq!(unread(&client), Ok(3));
+        assert_eq!(queues::unread(&client), 3);
         client.read_to_end(&mut copy).expect("the end");
-        assert_eq!(unread(&client), Ok(0));
+        assert_eq!(queues::unread(&client), 0);
         assert!(last_segments(&client).is_some());
         assert_eq!(take_error(&client), None);
     }

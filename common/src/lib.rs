@@ -1,6 +1,6 @@
 //! What the programs must agree on, and nothing else: the models and mistakes and their names,
 //! how a system call of ours is observed, where log lines go, the ready line, exit codes,
-//! units, how a wrong command line is told.
+//! units, how a wrong command line is told, what the kernel's queues hold.
 
 pub mod calls;
 pub mod defaults;
@@ -8,6 +8,7 @@ pub mod exit;
 pub mod logging;
 pub mod mistake;
 pub mod model;
+pub mod queues;
 pub mod ready;
 pub mod sink;
 pub mod units;

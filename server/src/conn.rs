@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
-use tcpecho_common::{Mistake, calls};
+use tcpecho_common::{Mistake, calls, queues};
 
 use crate::end::End;
 use crate::{handler, socket};
@@ -127,7 +127,7 @@ impl Stream for BorrowedFd<'_> {
     }
 
     fn unread(&self) -> usize {
-        socket::unread(*self)
+        queues::unread(*self)
     }
 
     fn unacknowledged(&self) -> usize {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
-use tcpecho_common::{Mistake, calls};
+use tcpecho_common::{Mistake, calls, queues};
 
 use crate::cli::Config;
 use crate::counters::Tally;
@@ -154,7 +154,7 @@ impl Echo<'_> {
     /// until it has everything. Closing with input unread, which may come at any moment, would send
     /// an RST instead, which destroys echoes on their way.
     fn last_words(&mut self, buffer: &mut [u8]) -> End {
-        let mut owed = socket::unread(self.stream);
+        let mut owed = queues::unread(self.stream);
         while owed > 0 {
             let most = owed.min(buffer.len());
             match calls::read(self.stream, &mut buffer[..most]) {

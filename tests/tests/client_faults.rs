@@ -10,11 +10,13 @@
 mod basics;
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tcpecho_common::Model;
 use tcpecho_lab::client::{Client, ClientProcess};
+use tcpecho_lab::peer::Peer;
 use tcpecho_lab::server::ServerProcess;
 use tcpecho_lab::wait::eventually;
 
@@ -88,6 +90,54 @@ fn an_interrupted_call_is_made_again() {
     }
 }
 
+/// At the urgent mark a read fails with EAGAIN while a signal is pending, whatever is behind the mark,
+/// and no other event tells of that.
+#[test]
+fn eagain_at_the_urgent_mark_is_not_believed() {
+    let Some(rehearsal) = urgent_talk(&[]) else {
+        return;
+    };
+    let mark = 1 + number(&rehearsal, "read", |line| line.contains("\"abc\""));
+    let record = urgent_talk(&[&format!("read:error=EAGAIN:when={mark}")]).expect("as before");
+    let injected = |line: &&str| is_call(line, "read", SOCKET) && line.contains("(INJECTED)");
+    let lines: Vec<_> = record.lines().collect();
+    let at = lines.iter().position(injected).expect("the fault");
+    assert!(lines[at - 1].contains("\"abc\""), "{record}");
+}
+
+/// A server says `abc`, an urgent byte and `efg`; the client must show all but the urgent one.
+/// Returns strace's record; None if there is no strace.
+fn urgent_talk(faults: &[&str]) -> Option<String> {
+    if let Some(why) = missing() {
+        skip(&why);
+        return None;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let record = Record::new();
+    // The first wait begins so late that all of it is told in one event.
+    let faults = [&["epoll_wait:delay_enter=300000:when=1"], faults].concat();
+    let client = start(record.under_strace(Client::to(address).mode(MODES[0]), &faults));
+    let (stream, _) = listener.accept().expect("the client");
+    let mut server = Peer::over(stream).expect("a connection");
+    eventually("a read before that", DEADLINE, || {
+        let so_far = fs::read_to_string(&record.0).ok()?;
+        let mut lines = so_far.lines();
+        lines.find(|line| is_call(line, "read", SOCKET)).map(drop)
+    })
+    .expect("a first read");
+    server.send(b"abc").expect("sent");
+    server.send_urgent(b'D').expect("sent");
+    server.send(b"efg").expect("sent");
+    let came = client.wait_stdout(6, DEADLINE);
+    assert_eq!(came.expect("all of it"), b"abcefg");
+    client.close_stdin().expect("our end");
+    server.expect_fin().expect("its FIN");
+    drop(server);
+    assert_eq!(end(&client), 0);
+    Some(record.complete())
+}
+
 /// The talk in which `call` on `object` fails with `errno` ends so, in both modes.
 fn fails(call: &str, object: &str, errno: &str, code: i32, told: &str) {
     for mode in MODES {
@@ -121,7 +171,7 @@ impl Talk {
         for _ in 0..5 {
             let rehearsal = Self::under(mode, "none")?;
             rehearsal.assert_all_is_well();
-            let first = rehearsal.first(call, object);
+            let first = first(&rehearsal.record, call, object);
             let talk = Self::under(mode, &format!("{call}:error={errno}:when={first}"))?;
             let mut lines = talk.record.lines();
             let fault = lines.find(|line| line.contains("(INJECTED)"));
@@ -141,15 +191,8 @@ impl Talk {
         }
         let server = serve(Model::Reactor);
         let record = Record::new();
-        let calls = "trace=read,write,poll,epoll_wait,connect,shutdown";
-        let inject = format!("inject={fault}");
-        let path = record.0.to_str().expect("cargo's own directories are text");
-        // -D: the client is our child, strace its grandchild.
-        let mut strace = vec!["strace", "-D", "-yy", "-o", path, "-e", calls];
-        if fault != "none" {
-            strace.extend(["-e", &inject]);
-        }
-        let client = Client::to(server.address()).mode(mode).under(&strace);
+        let faults: &[&str] = if fault == "none" { &[] } else { &[fault] };
+        let client = record.under_strace(Client::to(server.address()).mode(mode), faults);
         let client = start(client.stdin(file(TEXT)));
         let code = end(&client);
         let record = record.complete();
@@ -161,19 +204,24 @@ impl Talk {
         })
     }
 
-    /// Which of the calls of this name is the first on `object`, counted from 1.
-    fn first(&self, call: &str, object: &str) -> usize {
-        let named = format!("{call}(");
-        let mut calls = self.record.lines().filter(|line| line.starts_with(&named));
-        let first = calls.position(|line| is_call(line, call, object));
-        1 + first.unwrap_or_else(|| panic!("no {call} {object}:\n{}", self.record))
-    }
-
     fn assert_all_is_well(&self) {
         let ended = (self.code, self.client.stdout(), self.client.stderr());
         let well = (0, TEXT.to_vec(), String::new());
         assert_eq!(ended, well, "{}", self.record);
     }
+}
+
+/// Which of the calls of this name is the first on `object`, counted from 1.
+fn first(record: &str, call: &str, object: &str) -> usize {
+    number(record, call, |line| is_call(line, call, object))
+}
+
+/// Which of the calls of this name is the first like that, counted from 1.
+fn number(record: &str, call: &str, is_it: impl Fn(&str) -> bool) -> usize {
+    let named = format!("{call}(");
+    let mut calls = record.lines().filter(|line| line.starts_with(&named));
+    let first = calls.position(is_it);
+    1 + first.unwrap_or_else(|| panic!("no such {call}:\n{record}"))
 }
 
 /// Is this line of the record a `call` on `object`?
@@ -196,6 +244,20 @@ impl Record {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let thread = std::thread::current().id();
         Self(directory.join(format!("strace-{}-{thread:?}", std::process::id())))
+    }
+
+    /// The client under strace, with these faults.
+    fn under_strace(&self, client: Client, faults: &[&str]) -> Client {
+        let path = self.0.to_str().expect("cargo's own directories are text");
+        let calls = "trace=read,write,poll,epoll_wait,connect,shutdown";
+        let faults: Vec<_> = faults
+            .iter()
+            .map(|fault| format!("inject={fault}"))
+            .collect();
+        // -D: the client is our child, strace its grandchild.
+        let mut strace = vec!["strace", "-D", "-yy", "-o", path, "-e", calls];
+        strace.extend(faults.iter().flat_map(|fault| ["-e", fault]));
+        client.under(&strace)
     }
 
     /// What it holds when strace has written the client's end; strace may live longer than that.

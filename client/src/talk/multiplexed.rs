@@ -26,7 +26,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
-use tcpecho_common::{Exit, calls};
+use tcpecho_common::{Exit, calls, queues};
 
 use super::{Manner, Stop, report};
 use crate::buffer::Buffer;
@@ -64,6 +64,10 @@ pub fn talk(
     }
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "edges seen, which nobody tells again"
+)]
 struct Talk<'a> {
     poll: Poll,
     stream: &'a TcpStream,
@@ -79,6 +83,8 @@ struct Talk<'a> {
     readable: bool,
     writable: bool,
     has_room: bool,
+    /// Has the server ever sent urgent data?
+    urgent: bool,
     /// When the first sign of the server's end was seen, and how long before that the last
     /// segment had come.
     sighting: Option<(Instant, Option<Duration>)>,
@@ -116,6 +122,7 @@ impl<'a> Talk<'a> {
             readable: true,
             writable: true,
             has_room: true,
+            urgent: false,
             sighting: None,
             told: None,
             split: manner.split_write.map(SplitWrite::new),
@@ -205,6 +212,8 @@ impl<'a> Talk<'a> {
                         rate.took(n);
                     }
                 }
+                // It was not the end, but a signal at the urgent mark: see `unread`.
+                Err(Errno::EAGAIN) if self.urgent && queues::unread(self.stream) > 0 => {}
                 // After a FIN or a reset a read never says so. A write can fail on a connection that
                 // goes on (ENOBUFS): what had come was read, and the rest is not worth waiting for.
                 Err(Errno::EAGAIN) if self.session.is_ending() => self.session.server_silent(),
@@ -366,7 +375,7 @@ impl<'a> Talk<'a> {
             0
         } else {
             // Once the end has arrived nothing can come after it.
-            socket::unread(self.stream).unwrap_or(0)
+            queues::unread(self.stream) as u64
         };
         let Some(outcome) = self.session.outcome(unread) else {
             return;
@@ -451,6 +460,7 @@ impl<'a> Talk<'a> {
             self.session.server_ending();
         }
         self.readable = true;
+        self.urgent |= event.is_priority();
         self.writable |= event.is_writable();
         before != (self.readable, self.writable, self.session)
     }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use nix::errno::Errno;
-use tcpecho_common::{Mistake, calls};
+use tcpecho_common::{Mistake, calls, queues};
 
 use super::Server;
 use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
@@ -313,7 +313,7 @@ impl Connection {
     async fn read(&mut self) -> Result<Option<Received>, End> {
         loop {
             if self.state.is_stopping.get() && self.owed.is_none() {
-                let unread = socket::unread(&self.stream);
+                let unread = queues::unread(&self.stream);
                 self.owed = Some(u32::try_from(unread).unwrap_or(u32::MAX));
             }
             if self.owed == Some(0) {
@@ -446,10 +446,10 @@ impl Connection {
         Ok(Received { shared, length })
     }
 
-    /// After EAGAIN: was it a signal at the urgent mark, and not the end? See [`socket::unread`].
+    /// After EAGAIN: was it a signal at the urgent mark, and not the end? See [`queues::unread`].
     fn is_at_mark(&self) -> bool {
         let expects_more = self.events.hints_at_more() || self.owed.is_some();
-        expects_more && socket::unread(&self.stream) > 0
+        expects_more && queues::unread(&self.stream) > 0
     }
 
     /// Returns what the peer does not take.

@@ -55,7 +55,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use slab::Slab;
-use tcpecho_common::{Mistake, calls};
+use tcpecho_common::{Mistake, calls, queues};
 
 use self::buffers::{Buffer, Buffers, Size};
 use self::ring::{Completion, Ring, Token, What};
@@ -578,7 +578,7 @@ impl Uring {
             Phase::Echoing if connection.ended && all_sent => self.close(index, End::Fin),
             Phase::Echoing if connection.takes_more(self.frugal) => self.recv(index),
             Phase::Stopping if connection.recv == Recv::None => {
-                let owed = socket::unread(&connection.stream);
+                let owed = queues::unread(&connection.stream);
                 connection.phase = Phase::Owed(u32::try_from(owed).unwrap_or(u32::MAX));
                 self.settle(index);
             }
