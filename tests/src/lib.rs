@@ -6,7 +6,7 @@
 //! would, [`limit`] takes their descriptors away, [`wait`] waits for what they do, [`observe`] asks
 //! the kernel what they did, [`netns`] gives an experiment a network and process table of its own,
 //! [`skip`] says why there is none, [`sweep`] ends what was started when we are interrupted, [`chance`]
-//! makes up what is the same again for the same seed, [`actors`] are small programs for its labs, [`soak`] does everything at once for a long
+//! makes up what is the same again for the same seed, [`actors`] are small programs for its labs, [`runner`] is what performs these, [`soak`] does everything at once for a long
 //! time; [`load`] is the load generator, [`compare`] puts the servers side by side under it,
 //! [`figures`] writes their numbers.
 
@@ -25,6 +25,7 @@ pub mod netns;
 pub mod observe;
 pub mod peer;
 pub mod program;
+pub mod runner;
 pub mod server;
 pub mod skip;
 pub mod soak;

@@ -1,24 +1,20 @@
 //! tcpecho-lab: the command line of the laboratory.
 
 use std::env;
-use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitCode, ExitStatus};
+use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tcpecho_common::{Exit, Model, logging, usage};
 use tcpecho_lab::actors;
-use tcpecho_lab::binaries;
 use tcpecho_lab::compare::cli::{self, Compare};
 use tcpecho_lab::labs;
-use tcpecho_lab::narrate::terminal::Terminal;
-use tcpecho_lab::netns::{self, Isolated, Isolation};
+use tcpecho_lab::runner::list;
+use tcpecho_lab::runner::run::{self, Run};
+use tcpecho_lab::runner::{columns, programs_are_built};
 use tcpecho_lab::soak;
 use tcpecho_lab::sweep::{self, Last};
 
@@ -34,27 +30,6 @@ Environment:
 Nothing here needs root, tcpdump, ss or ip. Exit codes: 0 every fact was as expected,
 1 something differed, 2 the command line cannot be right.";
 
-const RUN_HELP: &str = "\
-A demonstration starts the programs for real, in a network and process table of its own, asks you what will
-happen, lets it happen, and compares what the kernel shows with what it must show:
-
-  OK         as expected
-  VARIATION  otherwise, for a reason that is known and given
-  DIFFERENT  otherwise; the exit code is 1
-  SKIP       it cannot be seen here, and why (with --strict the exit code is 1)
-
-On a terminal it waits for you at every step; in a pipe it goes on by itself. Where the kernel
-refuses namespaces it says so and runs on the ordinary loopback, without packets. Ctrl-C ends
-everything that was started.
-
-Examples:
-  tcpecho-lab run premature-termination             in class
-  tcpecho-lab run premature-termination --auto      all of it, in a few seconds
-  tcpecho-lab run premature-termination --full | less      to read
-
-Environment:
-  TCPECHO_BIN_DIR    take tcpechod and tcpecho from this directory, and build nothing";
-
 /// Demonstrations with a TCP echo server and its clients that show, tell and check themselves
 #[derive(Debug, Parser)]
 #[command(name = "tcpecho-lab", version, max_term_width = 100, after_help = AFTER_HELP)]
@@ -68,7 +43,7 @@ enum Command {
     /// List the demonstrations
     List,
     /// Perform demonstrations, one after the other
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = run::HELP)]
     Run(Run),
     /// Measure the models, and other people's servers, side by side
     #[command(after_help = cli::HELP)]
@@ -112,45 +87,6 @@ struct Soak {
     /// What is made up at random is made up from this number [default: another one each time]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-}
-
-#[derive(Args, Debug)]
-struct Run {
-    /// Which demonstrations (see `tcpecho-lab list`)
-    #[arg(value_name = "NAME", required = true, value_parser = names())]
-    labs: Vec<String>,
-
-    #[command(flatten)]
-    pace: Pace,
-
-    /// Show time lines from the first packet on, not only from the event they are about
-    #[arg(long)]
-    full: bool,
-
-    /// Fail if anything cannot be seen here: what is skipped counts as failure
-    #[arg(long)]
-    strict: bool,
-
-    /// Stay out of namespaces: on the host's loopback, without packets
-    #[arg(long)]
-    plain: bool,
-}
-
-#[derive(Args, Clone, Copy, Debug)]
-#[group(multiple = false)]
-struct Pace {
-    /// Wait for Enter at every step, and for your predictions [default on a terminal]
-    #[arg(long)]
-    step: bool,
-
-    /// Go on without waiting [default in a pipe]
-    #[arg(long)]
-    auto: bool,
-}
-
-/// An unknown name is answered with the most similar one and the list of all.
-fn names() -> PossibleValuesParser {
-    PossibleValuesParser::new(labs::ALL.iter().map(|lab| lab.name))
 }
 
 fn main() -> ExitCode {
@@ -199,18 +135,6 @@ fn meant(args: &[String]) -> Option<String> {
     Some(format!("tcpecho-lab run {}", args.join(" ")))
 }
 
-/// Fails if the programs are missing, before anything starts.
-fn programs_are_built() -> Result<()> {
-    for program in ["tcpechod", "tcpecho"] {
-        if let Err(error) = binaries::path(program) {
-            let error = format!("{error:#}");
-            let why = error.lines().next().unwrap_or_default();
-            bail!("{program} is not built: run `cargo build --bins` or `make demo` ({why})");
-        }
-    }
-    Ok(())
-}
-
 fn teach() -> Result<ExitCode> {
     write!(
         anstream::stdout(),
@@ -221,16 +145,7 @@ fn teach() -> Result<ExitCode> {
 }
 
 fn list() -> Result<ExitCode> {
-    let width = labs::ALL
-        .iter()
-        .map(|lab| lab.name.len())
-        .max()
-        .unwrap_or(0);
-    let mut out = anstream::stdout().lock();
-    for lab in labs::ALL {
-        let (name, title, sections) = (lab.name, lab.title, lab.sections);
-        writeln!(out, "{name:<width$}  {title} (UNP {sections})")?;
-    }
+    list::list(&mut anstream::stdout().lock())?;
     Ok(Exit::Done.into())
 }
 
@@ -267,86 +182,9 @@ impl Soak {
     }
 }
 
-impl Run {
-    /// Runs this program again in namespaces, unless it is to stay here or is there already.
-    fn isolated(self) -> Result<ExitCode> {
-        if !netns::inside() {
-            programs_are_built()?;
-        }
-        let args: Vec<OsString> = env::args_os().skip(1).collect();
-        let place = if self.plain {
-            Isolated::Here(Isolation::Plain("as --plain asks".into()))
-        } else {
-            netns::isolate(&args)?
-        };
-        match place {
-            Isolated::Here(place) => {
-                if place != Isolation::Namespaces {
-                    sweep::when_interrupted(Last::Signal)?;
-                }
-                self.perform(&place)
-            }
-            Isolated::Done(status) => Ok(passed_on(status)),
-        }
-    }
-
-    fn perform(&self, place: &Isolation) -> Result<ExitCode> {
-        let mut page = self.page();
-        let (mut passed, mut skipped) = (true, false);
-        for lab in self.labs.iter().filter_map(|name| labs::find(name)) {
-            let report = lab.perform(place, &mut page)?;
-            passed &= report.passed(self.strict);
-            skipped |= !report.skipped.is_empty();
-            if report.quit {
-                break;
-            }
-        }
-        if self.strict && skipped {
-            page.remark("--strict: skipped counts as failure")?;
-        }
-        Ok(if passed { Exit::Done } else { Exit::Failed }.into())
-    }
-
-    fn page(&self) -> Terminal<impl Write> {
-        let (stdin, stdout) = (io::stdin(), io::stdout());
-        let watched = stdin.is_terminal() && stdout.is_terminal();
-        let width = columns(&stdout);
-        let out = anstream::AutoStream::auto(stdout);
-        let page = if self.pace.step || (watched && !self.pace.auto) {
-            Terminal::stepwise(out, width, stdin.lock()).typed_ahead(stdin_is_readable)
-        } else {
-            Terminal::automatic(out, width)
-        };
-        page.full(self.full).live(watched)
-    }
-}
-
-/// The columns of the terminal behind `stdout`; of a pipe, what COLUMNS says, or 80.
-fn columns(stdout: &io::Stdout) -> usize {
-    let from_environment = || env::var("COLUMNS").ok()?.parse().ok();
-    terminal_size::terminal_size_of(stdout)
-        .map(|(width, _)| usize::from(width.0))
-        .or_else(from_environment)
-        .unwrap_or(80)
-}
-
-/// As the shell would see it.
-fn passed_on(status: ExitStatus) -> ExitCode {
-    let signal = status.signal().map(|signal| 128 + signal);
-    let code = status.code().or(signal).unwrap_or(1);
-    ExitCode::from(code as u8)
-}
-
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<io::Error>();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// Has a line been typed that nobody has read yet?
-fn stdin_is_readable() -> bool {
-    let stdin = io::stdin();
-    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]

@@ -1,0 +1,50 @@
+//! The laboratory's command line, as far as it is about the demonstrations.
+//!
+//! [`list`] says what there is, [`run`] performs it.
+
+use std::env;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+
+use anyhow::{Result, bail};
+use clap::builder::PossibleValuesParser;
+
+use crate::binaries;
+use crate::labs;
+
+pub mod list;
+pub mod run;
+
+/// The names of the labs: an unknown one is answered with the most similar one and the list of all.
+pub fn names() -> PossibleValuesParser {
+    PossibleValuesParser::new(labs::ALL.iter().map(|lab| lab.name))
+}
+
+/// Fails if the programs are missing, before anything starts.
+pub fn programs_are_built() -> Result<()> {
+    for program in ["tcpechod", "tcpecho"] {
+        if let Err(error) = binaries::path(program) {
+            let error = format!("{error:#}");
+            let why = error.lines().next().unwrap_or_default();
+            bail!("{program} is not built: run `cargo build --bins` or `make demo` ({why})");
+        }
+    }
+    Ok(())
+}
+
+/// The columns of the terminal behind `stdout`; of a pipe, what COLUMNS says, or 80.
+pub fn columns(stdout: &io::Stdout) -> usize {
+    let from_environment = || env::var("COLUMNS").ok()?.parse().ok();
+    terminal_size::terminal_size_of(stdout)
+        .map(|(width, _)| usize::from(width.0))
+        .or_else(from_environment)
+        .unwrap_or(80)
+}
+
+/// How a program ended, as the shell would see it.
+fn passed_on(status: ExitStatus) -> ExitCode {
+    let signal = status.signal().map(|signal| 128 + signal);
+    let code = status.code().or(signal).unwrap_or(1);
+    ExitCode::from(code as u8)
+}
