@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the demonstrations
+    /// List the demonstrations: chapter by chapter, how long each takes, what it needs
     List,
     /// Perform demonstrations, one after the other
     #[command(after_help = run::HELP)]
@@ -145,7 +145,7 @@ fn teach() -> Result<ExitCode> {
 }
 
 fn list() -> Result<ExitCode> {
-    list::list(&mut anstream::stdout().lock())?;
+    list::table(&mut anstream::stdout().lock())?;
     Ok(Exit::Done.into())
 }
 

@@ -12,7 +12,7 @@ use crate::client::{Client, ClientProcess};
 use crate::labs::pair::{End, PROMPTLY, end_of, exchange, in_words, moves_data};
 use crate::labs::states::now;
 use crate::narrate::ladder::{Ladder, Side};
-use crate::narrate::{Act, Lab, Names, Scene, Stage, Unseen, View, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Unseen, View, keys, shell};
 use crate::netns::Isolation;
 use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::{Capture, Packet};
@@ -27,6 +27,9 @@ pub static LAB: Lab = Lab {
     name: "abort-before-accept",
     title: "Reset before accept: what does it say?",
     sections: "5.11, 16.6",
+    chapter: Chapter::Trouble,
+    takes: 2,
+    needs: &[Need::Packets],
     about: "A busy server: a client connects, changes its mind and resets the connection, all \
         before the server calls accept. What is accept to return? The book knows three answers. \
         This kernel has a fourth.",

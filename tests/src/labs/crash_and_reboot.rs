@@ -6,13 +6,16 @@
 use std::time::Duration;
 
 use crate::labs::hosts::{Fall, Hosts};
-use crate::narrate::{Act, Expected, Lab, Scene, Typed, keys, shell};
+use crate::narrate::{Act, Chapter, Expected, Lab, Need, Scene, Typed, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "crash-and-reboot",
     title: "A host crashes and is back: who remembers?",
     sections: "5.15",
+    chapter: Chapter::Trouble,
+    takes: 10,
+    needs: &[Need::Namespaces],
     about: "A client and a server on two hosts, a router between them. The server's host loses \
         power: no FIN, no farewell. It boots, the server is started again, and all that time \
         nobody types. For the client nothing has happened.",

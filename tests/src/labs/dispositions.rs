@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::labs::cast::Cast;
 use crate::labs::crowd::{Crowd, contains, signal_set, signals_in};
-use crate::narrate::{Act, Lab, Scene, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, View, shell};
 use crate::observe::rest::is_at_rest;
 use crate::server::Server;
 use crate::wait::eventually;
@@ -22,6 +22,9 @@ pub static LAB: Lab = Lab {
     name: "dispositions",
     title: "Catch, ignore, default: what becomes of a signal",
     sections: "5.8",
+    chapter: Chapter::Signals,
+    takes: 3,
+    needs: &[],
     about: "A signal comes. What happens? The process has decided that before: for each signal it \
         has a handler, or ignores it, or leaves it to the default of the kernel. Which signals \
         leave it no choice? And who inherits the choice?",

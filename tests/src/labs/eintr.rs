@@ -15,7 +15,7 @@ use crate::client::ClientProcess;
 use crate::labs::cast::{begin, is_ready};
 use crate::labs::crowd::{Crowd, in_words};
 use crate::narrate::text::wrap;
-use crate::narrate::{Act, Lab, Names, Scene, Stage, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, View, shell};
 use crate::observe::rest::is_at_rest;
 use crate::observe::sock_diag::SockDiag;
 use crate::wait::eventually;
@@ -25,6 +25,9 @@ pub static LAB: Lab = Lab {
     name: "eintr",
     title: "A signal interrupts a system call: whose fault?",
     sections: "5.9",
+    chapter: Chapter::Signals,
+    takes: 3,
+    needs: &[],
     about: "A server sleeps in accept. A signal comes, its handler runs and returns. Where does \
         the program go on: does accept return, or does it wait on? That depends on the call, and \
         on a flag of the handler, SA_RESTART.",

@@ -10,7 +10,7 @@ use anyhow::Result;
 use tcpecho_common::Model;
 
 use crate::labs::pair::{Pair, in_words};
-use crate::narrate::{Act, Lab, Scene, Typed, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Need, Scene, Typed, keys, shell};
 use crate::observe::calls::CallRecord;
 
 /// See the module's head.
@@ -18,6 +18,9 @@ pub static LAB: Lab = Lab {
     name: "fin-or-reset",
     title: "A server is killed: FIN or RST?",
     sections: "5.12, 5.13",
+    chapter: Chapter::Trouble,
+    takes: 2,
+    needs: &[Need::Packets],
     about: "Whoever kills a server sees a FIN. Sometimes it is an RST. The kernel does not toss a \
         coin: it depends on whether bytes were waiting that nobody will read any more. And a \
         client that has had a FIN is never told of an RST by read, whatever the book says.",

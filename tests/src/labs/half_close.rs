@@ -16,7 +16,9 @@ use crate::client::ClientProcess;
 use crate::labs::cast;
 use crate::labs::crowd::in_words;
 use crate::labs::pair::{PROMPTLY, Pair};
-use crate::narrate::{Act, Expected, Fact, Lab, Names, Stage, Typed, View, keys, shell};
+use crate::narrate::{
+    Act, Chapter, Expected, Fact, Lab, Names, Need, Stage, Typed, View, keys, shell,
+};
 use crate::netns::Isolation;
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets;
@@ -27,6 +29,9 @@ pub static LAB: Lab = Lab {
     name: "half-close",
     title: "shutdown, close, SO_LINGER: where do the bytes go?",
     sections: "4.9, 6.6, 7.5",
+    chapter: Chapter::Life,
+    takes: 2,
+    needs: &[Need::Packets],
     about: "A FIN says: I will send nothing more. It does not say: I will read nothing more. Who \
         has said everything but still waits for an answer must close one half only. And who \
         closes everything: does what he sent still arrive? close does not wait to find out.",

@@ -8,13 +8,16 @@
 use std::time::Duration;
 
 use crate::labs::hosts::{Fall, Hosts, gaps_view, growth};
-use crate::narrate::{Act, Expected, Lab, Scene, Typed, keys, shell};
+use crate::narrate::{Act, Chapter, Expected, Lab, Need, Scene, Typed, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "host-crash",
     title: "A host dies silently: who finds out?",
     sections: "5.14, 7.5",
+    chapter: Chapter::Trouble,
+    takes: 20,
+    needs: &[Need::Namespaces],
     about: "A host that crashes cannot say goodbye, and a network need not tell. What comes is \
         silence. A client's kernel sends again, and again, each time waiting longer. When does it \
         give up? And who never notices at all?",

@@ -119,6 +119,8 @@ mod tests {
         for lab in ALL {
             let line = lab.name.len() + lab.title.len() + lab.sections.len() + 4;
             assert!(line <= 80, "{}: {line} columns", lab.name);
+            // The widest name, two letters of what it needs, three figures of seconds.
+            assert!(lab.title.len() <= 50, "{}: {}", lab.name, lab.title);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::binaries;
 use crate::client::ClientProcess;
 use crate::labs::cast::begin;
 use crate::narrate::ladder::{Ladder, Side};
-use crate::narrate::{Act, Expected, Lab, Names, Scene, Stage, Unseen, View, shell};
+use crate::narrate::{Act, Chapter, Expected, Lab, Names, Need, Scene, Stage, Unseen, View, shell};
 use crate::netns::Isolation;
 use crate::observe::packets::{Capture, Packet};
 use crate::server::{Server, ServerProcess};
@@ -23,6 +23,9 @@ pub static LAB: Lab = Lab {
     name: "nagle",
     title: "Two writes, one line: where do 40 ms go?",
     sections: "7.9",
+    chapter: Chapter::InputOutput,
+    takes: 2,
+    needs: &[Need::Packets],
     about: "A client sends each line with two writes: the first byte, then the rest. Nobody \
         pauses, the network is the loopback. How long does a line take, there and back?",
     acts: || {

@@ -7,13 +7,16 @@
 use tcpecho_common::Model;
 
 use crate::labs::pair::Pair;
-use crate::narrate::{Act, Lab, Scene, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Need, Scene, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "normal-life",
     title: "The life of a connection, from SYN to TIME-WAIT",
     sections: "2.6, 5.6, 5.7",
+    chapter: Chapter::Life,
+    takes: 2,
+    needs: &[Need::Packets],
     about: "A server, a client, one line there and back, and goodbye. Nothing goes wrong. We look \
         at every moment of it: which sockets there are, in which state, and what each process \
         waits for. Who knows the normal life sees at once what is not normal.",

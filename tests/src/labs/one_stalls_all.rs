@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, SS};
-use crate::narrate::{Act, Lab, Scene, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Need, Scene, View, shell};
 use crate::observe::packets::tcpdump_view;
 
 /// See the module's head.
@@ -16,6 +16,9 @@ pub static LAB: Lab = Lab {
     name: "one-stalls-all",
     title: "One client that never reads, and all the others",
     sections: "6.8, 16.2",
+    chapter: Chapter::Concurrency,
+    takes: 5,
+    needs: &[Need::Packets],
     about: "A server with a single thread waits for all its clients at once. It never waits for \
         one of them: or does it? One client sends and sends, and never reads what comes back.",
     acts: || {

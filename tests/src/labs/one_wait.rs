@@ -10,7 +10,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, distribution, signal_set, signals_in};
-use crate::narrate::{Act, Lab, Names, Scene, Stage, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, View, shell};
 use crate::netns::Isolation;
 use crate::wait::eventually;
 
@@ -19,6 +19,9 @@ pub static LAB: Lab = Lab {
     name: "one-wait",
     title: "Five children end at once: is one wait enough?",
     sections: "5.9, 5.10",
+    chapter: Chapter::Signals,
+    takes: 5,
+    needs: &[],
     about: "A server handles SIGCHLD and waits once each time. That looks right: one child, one \
         signal, one wait. Then a client comes with five connections, and leaves: five children \
         end at the same moment.",

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, PS, SS};
-use crate::narrate::{Act, Lab, Scene, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, View, shell};
 use crate::observe::processes;
 use crate::wait::eventually;
 
@@ -20,6 +20,9 @@ pub static LAB: Lab = Lab {
     name: "pools",
     title: "Workers in advance: who waits, who serves whom?",
     sections: "30.6, 30.11",
+    chapter: Chapter::Concurrency,
+    takes: 2,
+    needs: &[],
     about: "To start a process for each client takes time. So start some in advance, and let all \
         of them wait in accept. What if there are more clients than workers? Which worker gets \
         which client? And what if a worker dies?",

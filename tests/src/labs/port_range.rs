@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 use tcpecho_common::{Model, defaults};
 
-use crate::narrate::{Act, Lab, Names, Stage, Typed, Unseen, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Need, Stage, Typed, Unseen, View, shell};
 use crate::netns::Isolation;
 use crate::observe::sockets::{self, State};
 use crate::server::{Server, ServerProcess};
@@ -27,6 +27,9 @@ pub static LAB: Lab = Lab {
     name: "port-range",
     title: "65535 connections? What the limit really is",
     sections: "2.9, 2.10, 2.12",
+    chapter: Chapter::Life,
+    takes: 1,
+    needs: &[Need::Namespaces],
     about: "A port has 16 bits, so a server can have at most 65535 connections: so it is often \
         told, in this course too. Is it true? We make ports scarce, ten of them, and count.",
     acts: || vec![Box::new(scarce(TEN))],

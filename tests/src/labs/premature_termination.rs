@@ -9,13 +9,16 @@ use std::time::Duration;
 use tcpecho_common::Model;
 
 use crate::labs::pair::{Pair, in_words};
-use crate::narrate::{Act, Expected, Lab, Scene, keys, shell};
+use crate::narrate::{Act, Chapter, Expected, Lab, Need, Scene, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "premature-termination",
     title: "The server dies: who notices, and when?",
     sections: "5.12, 5.13, 6.4",
+    chapter: Chapter::Trouble,
+    takes: 3,
+    needs: &[Need::Packets],
     about: "A client talks to a forking server. The process that serves it is killed. The kernel \
         tells the client's kernel at once, with a FIN. But when does the client program learn of \
         it? That depends on where it waits.",

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, SS, in_words, outcomes};
-use crate::narrate::{Act, Lab, Scene, Typed, shell};
+use crate::narrate::{Act, Chapter, Lab, Need, Scene, Typed, shell};
 use crate::observe::sockets::State;
 use crate::wait::eventually;
 
@@ -19,6 +19,9 @@ pub static LAB: Lab = Lab {
     name: "second-client",
     title: "One client at a time: where is the second?",
     sections: "1.5, 4.5",
+    chapter: Chapter::Concurrency,
+    takes: 5,
+    needs: &[Need::Packets],
     about: "The smallest server serves one client to its end, and then accepts the next. What does \
         the second client see meanwhile? Is it refused? Does it wait, and for what? How many may \
         wait?",

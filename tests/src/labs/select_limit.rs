@@ -14,7 +14,7 @@ use nix::unistd::{pipe2, write};
 
 use crate::labs::crowd::Crowd;
 use crate::limit::no_room_for;
-use crate::narrate::{Act, Lab, Names, Scene, Stage, Typed, Unseen, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Typed, Unseen, View, shell};
 use crate::netns::Isolation;
 use crate::observe::processes;
 use crate::peer::Peer;
@@ -24,6 +24,9 @@ pub static LAB: Lab = Lab {
     name: "select-limit",
     title: "select, and the client that does not fit",
     sections: "6.3, 6.8",
+    chapter: Chapter::Concurrency,
+    takes: 5,
+    needs: &[Need::Descriptors],
     about: "A set of descriptors (fd_set) is an array of bits, one for each descriptor. How many \
         bits has it? And what happens to the client whose descriptor has no bit?",
     acts: || {

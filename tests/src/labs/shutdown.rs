@@ -10,13 +10,16 @@ use nix::sys::signal::Signal;
 use tcpecho_common::Model;
 
 use crate::labs::pair::Pair;
-use crate::narrate::{Act, Lab, Scene, Typed, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Need, Scene, Typed, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "shutdown",
     title: "A host is shut down: what clients see",
     sections: "5.16, 5.2",
+    chapter: Chapter::Trouble,
+    takes: 8,
+    needs: &[Need::Packets],
     about: "When a Unix host shuts down, init sends SIGTERM to every process, waits a few seconds, \
         and sends SIGKILL to those who are left. Whoever dies, the kernel closes what he had open. \
         So the client gets a FIN, and should be listening. And if somebody kills the server by \

@@ -16,7 +16,7 @@ use nix::sys::socket::{
 use tcpecho_common::{Model, defaults};
 
 use crate::labs::pair::{PROMPTLY, end_of};
-use crate::narrate::{Act, Lab, Names, Stage, Typed, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Need, Stage, Typed, View, shell};
 use crate::netns::Isolation;
 use crate::observe::processes;
 use crate::observe::sockets::{self, Socket, State};
@@ -29,6 +29,9 @@ pub static LAB: Lab = Lab {
     name: "socket-pair",
     title: "Three sockets, one port: who gets the segment?",
     sections: "2.11, 4.10",
+    chapter: Chapter::Life,
+    takes: 1,
+    needs: &[Need::Packets],
     about: "A server listens on one port. Each connection that it accepts is a new socket, on the \
         same port. A segment arrives for that port. How does the kernel know for which socket it \
         is? And what does a socket say when it is asked for its own address?",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::labs::hosts::{Hosts, SERVER, gaps_view, growth};
-use crate::narrate::{Act, Expected, Lab, Scene, Typed, keys, shell};
+use crate::narrate::{Act, Chapter, Expected, Lab, Need, Scene, Typed, keys, shell};
 use crate::netns::host::Way;
 
 /// See the module's head.
@@ -18,6 +18,9 @@ pub static LAB: Lab = Lab {
     name: "unreachable",
     title: "\"Unreachable\": does TCP believe it?",
     sections: "5.14, 4.3, 28.7",
+    chapter: Chapter::Trouble,
+    takes: 10,
+    needs: &[Need::Namespaces],
     about: "A network need not be silent. A router that cannot deliver says so, with an ICMP \
         message. The client's kernel has it within a millisecond. When does the client learn of \
         it? And what if the way is mended meanwhile?",

@@ -7,13 +7,16 @@
 use std::time::Duration;
 
 use crate::labs::crowd::{Crowd, SS, in_words};
-use crate::narrate::{Act, Expected, Lab, Scene, View};
+use crate::narrate::{Act, Chapter, Expected, Lab, Scene, View};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "wait3",
     title: "Find the bug: the reaper of many a textbook server",
     sections: "5.10",
+    chapter: Chapter::Signals,
+    takes: 5,
+    needs: &[],
     about: "A reaper that has been copied from course to course. It waits in a loop, and with \
         WNOHANG, as it should. With one client at a time it works. With two it brings the server \
         to a standstill.",

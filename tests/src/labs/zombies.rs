@@ -9,7 +9,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, in_words};
-use crate::narrate::{Act, Lab, Scene, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, shell};
 use crate::observe::processes::{self, Process};
 
 /// See the module's head.
@@ -17,6 +17,9 @@ pub static LAB: Lab = Lab {
     name: "zombies",
     title: "A child ends: what is left of it?",
     sections: "5.7, 5.9",
+    chapter: Chapter::Signals,
+    takes: 3,
+    needs: &[],
     about: "A forking server has a child for each client. The client leaves, the child has done \
         its work and ends. What does the process table show then? Who clears it away? And what if \
         the parent dies first?",

@@ -2,8 +2,10 @@
 //!
 //! [`step`] has the parts a lab is written in, [`fact`] what an observation can be and how it is
 //! judged, [`perform`] performs the steps, and a [`Renderer`] decides what is seen of it:
-//! [`terminal`] for a class, [`quiet`] for a test. [`view`] and [`ladder`] are what is shown.
+//! [`terminal`] for a class, [`quiet`] for a test. [`view`] and [`ladder`] are what is shown;
+//! [`course`] says where a lab stands in the course.
 
+pub mod course;
 pub mod fact;
 pub mod ladder;
 pub mod perform;
@@ -13,6 +15,7 @@ pub mod terminal;
 pub mod text;
 pub mod view;
 
+pub use course::{Chapter, Need};
 pub use fact::{Expected, Fact, Judgement, Unseen};
 pub use ladder::Ladder;
 pub use perform::{Event, Lab, Renderer, Report, Scene, Stop};

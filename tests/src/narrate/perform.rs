@@ -6,6 +6,7 @@ use std::{fmt, io};
 
 use anyhow::Result;
 
+use crate::narrate::course::{Chapter, Need};
 use crate::narrate::fact::{Expected, Fact, Judgement, Unseen};
 use crate::narrate::step::{Act, Expectation, Kind, Question, Stage, Step, Typed};
 use crate::narrate::text::fill;
@@ -28,6 +29,12 @@ pub struct Lab {
     pub title: &'static str,
     /// The sections of UNP (Stevens, Fenner, Rudoff: UNIX Network Programming, volume 1).
     pub sections: &'static str,
+    /// Where it stands in the course.
+    pub chapter: Chapter,
+    /// How long it takes if nobody stops to think, in seconds.
+    pub takes: u32,
+    /// What it needs beside the programs.
+    pub needs: &'static [Need],
     /// A paragraph to begin with: the question that the lab answers.
     pub about: &'static str,
     /// What is performed, in this order.
@@ -501,6 +508,9 @@ mod tests {
             name: "counting",
             title: "How far it counts",
             sections: "0.0",
+            chapter: Chapter::Life,
+            takes: 0,
+            needs: &[],
             about: "A counter.",
             acts: Vec::new,
         };
