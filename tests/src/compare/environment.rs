@@ -68,7 +68,8 @@ pub fn environment(places: &Places, descriptors: u64) -> Environment {
     }
 }
 
-fn system() -> String {
+/// The kernel's name and release.
+pub fn system() -> String {
     let Ok(names) = uname() else {
         return "unknown".into();
     };

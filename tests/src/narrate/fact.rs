@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Something the kernel showed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Fact {
     /// A state, a return value, a count: compared as it is written.
     Word(String),
@@ -58,7 +60,7 @@ impl From<Duration> for Fact {
 }
 
 /// What must be observed; fixed before anything happens.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Expected {
     /// Exactly this.
     Is(Fact),
@@ -97,21 +99,21 @@ impl fmt::Display for Expected {
 }
 
 /// Another value that is right as well, and where or why it is seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Variation {
     /// The value.
     pub fact: Fact,
     /// The reason, for the reader.
-    pub reason: &'static str,
+    pub reason: String,
 }
 
 /// How an expectation came out.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Judgement {
     /// As expected.
     Held(Fact),
     /// One of the known variations, and its reason.
-    Varied(Fact, &'static str),
+    Varied(Fact, String),
     /// Neither: what should have been, what was.
     Different(Expected, String),
     /// It cannot be seen here, and why.

@@ -11,6 +11,8 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::narrate::text::wrap;
 use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::Packet;
@@ -21,7 +23,7 @@ const GAP: u64 = 100_000_000;
 const AT_ONCE: u64 = 1_000_000;
 
 /// The side of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// On the left.
     Client,
@@ -30,14 +32,14 @@ pub enum Side {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     at: u64,
     side: Side,
     what: What,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum What {
     /// A packet left this side.
     Packet(String),
@@ -52,7 +54,7 @@ enum What {
 }
 
 /// A drawing in the making; see the module's head.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ladder {
     origin: u64,
     /// What the time before the origin brought, in words, if it may be summed up.
@@ -62,6 +64,45 @@ pub struct Ladder {
     descriptors: Vec<(Side, i32, String)>,
     remarks: Vec<String>,
     entries: Vec<Entry>,
+}
+
+/// A ladder made ready to be drawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// What must be known to read it.
+    pub legend: String,
+    /// What the time before it brought, and how many rows are not shown for that.
+    pub prologue: Option<(String, usize)>,
+    /// From top to bottom.
+    pub rows: Vec<Row>,
+}
+
+/// A moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Nanoseconds of `CLOCK_REALTIME`.
+    pub at: u64,
+    /// The same in ms since the origin, with as many digits as keep the rows apart.
+    pub time: String,
+    /// How long nothing had happened before it, in ns, if that was long.
+    pub silence: Option<u64>,
+    /// What is drawn.
+    pub mark: Mark,
+}
+
+/// What there is in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// A packet that left this side.
+    Packet(Side, String),
+    /// A call of this side began to wait, and returned then if it ever did.
+    Began(Side, String, Option<u64>),
+    /// This side did something, or returned from a call.
+    Did(Side, String),
+    /// The sockets took these states: the client's, the server's.
+    States(Option<String>, Option<String>),
+    /// What came of it all; across both sides.
+    Outcome(String),
 }
 
 impl Ladder {
@@ -169,39 +210,64 @@ impl Ladder {
         self
     }
 
+    /// A packet with this label.
+    #[cfg(test)]
+    pub(crate) fn rung(mut self, at: u64, side: Side, label: &str) -> Self {
+        self.push(at, side, What::Packet(label.into()));
+        self
+    }
+
     fn push(&mut self, at: u64, side: Side, what: What) {
         self.entries.push(Entry { at, side, what });
     }
 
     /// Draws it, at most `width` columns wide; `all` of it, or with the prologue summed up.
     pub fn draw(&self, width: usize, all: bool) -> String {
-        let (rows, hidden) = self.rows(all);
         if width < Columns::MINIMUM {
-            return self.packets_only(&rows, width);
+            return self.packets_only(&self.rows(all).0, width);
         }
+        let layout = self.layout(all);
         let columns = Columns::within(width);
-        let mut page = columns.legend(&self.legend(&rows));
+        let mut page = columns.legend(&layout.legend);
         page += &columns.row("ms", "client", &" ".repeat(columns.rung + 2), "server");
-        if let (Some(words), 1..) = (&self.prologue, hidden) {
-            let lines = if hidden == 1 { "line" } else { "lines" };
+        if let Some((words, hidden)) = &layout.prologue {
+            let lines = if *hidden == 1 { "line" } else { "lines" };
             let _ = writeln!(
                 page,
                 "{:>TIME$}  {words}: {hidden} {lines}, run with --full to see them",
                 "..."
             );
         }
-        let times = self.times(&rows);
-        let mut before = None;
-        for (row, time) in rows.iter().zip(times) {
-            let at = row[0].at;
-            let silence = before.map_or(0, |before| at.saturating_sub(before));
-            if silence >= GAP {
+        for row in &layout.rows {
+            if let Some(silence) = row.silence {
                 page += &columns.gap(silence);
             }
-            page += &columns.entries(row, &time);
-            before = Some(at);
+            page += &columns.entries(&row.mark, &row.time);
         }
         page
+    }
+
+    /// What there is to draw, row by row, for whoever draws with something else than letters.
+    pub fn layout(&self, all: bool) -> Layout {
+        let (rows, hidden) = self.rows(all);
+        let mut before = None;
+        let lay = |(row, time): (&Vec<Entry>, String)| {
+            let at = row[0].at;
+            let silence = before.map_or(0, |before| at.saturating_sub(before));
+            before = Some(at);
+            Row {
+                at,
+                time,
+                silence: (silence >= GAP).then_some(silence),
+                mark: mark(row),
+            }
+        };
+        let words = self.prologue.clone().filter(|_| hidden > 0);
+        Layout {
+            legend: self.legend(&rows),
+            prologue: words.map(|words| (words, hidden)),
+            rows: rows.iter().zip(self.times(&rows)).map(lay).collect(),
+        }
     }
 
     /// What is shown, row by row, and how many rows are not.
@@ -321,6 +387,22 @@ impl Entry {
     }
 }
 
+/// What a row is to its reader.
+fn mark(row: &[Entry]) -> Mark {
+    let Entry { side, what, .. } = &row[0];
+    match what {
+        What::Packet(label) => Mark::Packet(*side, label.clone()),
+        What::Began(text, end) => Mark::Began(*side, text.clone(), *end),
+        What::Did(text) => Mark::Did(*side, text.clone()),
+        What::State(_) => {
+            let of = |side| row.iter().find(|entry| entry.side == side);
+            let state = |side| of(side).map(|entry| entry.text().to_owned());
+            Mark::States(state(Side::Client), state(Side::Server))
+        }
+        What::Outcome(text) => Mark::Outcome(text.clone()),
+    }
+}
+
 /// May the entry stand in this row? The states of both sides may, if one packet caused them.
 fn beside(row: &[Entry], entry: &Entry) -> bool {
     let state = |entry: &Entry| matches!(entry.what, What::State(_));
@@ -432,20 +514,22 @@ impl Columns {
         self.row("", "", &middle, "")
     }
 
-    fn entries(&self, row: &[Entry], time: &str) -> String {
+    fn entries(&self, mark: &Mark, time: &str) -> String {
         let rails = format!("|{:rung$}|", "", rung = self.rung);
-        match (&row[0].what, row[0].side) {
-            (What::Packet(label), side) => self.row(time, "", &self.arrow(label, side), ""),
-            (What::State(_), _) => {
-                let state = |side| {
-                    let entry = row.iter().find(|entry| entry.side == side);
-                    entry.map_or(String::new(), |entry| format!("[{}]", entry.text()))
+        match mark {
+            Mark::Packet(side, label) => self.row(time, "", &self.arrow(label, *side), ""),
+            Mark::States(client, server) => {
+                let state = |state: &Option<String>| {
+                    let state = state.as_ref();
+                    state.map_or(String::new(), |state| format!("[{state}]"))
                 };
-                let left = format!("{:>left$}", state(Side::Client), left = self.left);
-                self.row(time, &left, &rails, &state(Side::Server))
+                let left = format!("{:>left$}", state(client), left = self.left);
+                self.row(time, &left, &rails, &state(server))
             }
-            (What::Began(text, _) | What::Did(text), side) => self.lines(time, text, &rails, side),
-            (What::Outcome(text), _) => self.outcome(time, text),
+            Mark::Began(side, text, _) | Mark::Did(side, text) => {
+                self.lines(time, text, &rails, *side)
+            }
+            Mark::Outcome(text) => self.outcome(time, text),
         }
     }
 
@@ -513,9 +597,7 @@ mod tests {
     }
 
     fn rung(ladder: Ladder, at: u64, side: Side, label: &str) -> Ladder {
-        let mut ladder = ladder;
-        ladder.push(at, side, What::Packet(label.into()));
-        ladder
+        ladder.rung(at, side, label)
     }
 
     #[test]

@@ -3,13 +3,15 @@
 //! [`step`] has the parts a lab is written in, [`fact`] what an observation can be and how it is
 //! judged, [`perform`] performs the steps, and a [`Renderer`] decides what is seen of it:
 //! [`terminal`] for a class, [`quiet`] for a test. [`view`] and [`ladder`] are what is shown;
-//! [`course`] says where a lab stands in the course.
+//! [`record`] writes a performance down, to be told again in other forms, and [`course`] says where a
+//! lab stands in the course.
 
 pub mod course;
 pub mod fact;
 pub mod ladder;
 pub mod perform;
 pub mod quiet;
+pub mod record;
 pub mod step;
 pub mod terminal;
 pub mod text;
@@ -19,6 +21,7 @@ pub use course::{Chapter, Need};
 pub use fact::{Expected, Fact, Judgement, Unseen};
 pub use ladder::Ladder;
 pub use perform::{Event, Lab, Renderer, Report, Scene, Stop};
+pub use record::{Record, Recorder};
 pub use step::{Act, Question, Stage, Typed, keys, shell};
 pub use text::Names;
 pub use view::View;

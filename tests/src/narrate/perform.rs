@@ -5,9 +5,10 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::narrate::course::{Chapter, Need};
-use crate::narrate::fact::{Expected, Fact, Judgement, Unseen};
+use crate::narrate::fact::{Expected, Fact, Judgement, Unseen, Variation};
 use crate::narrate::step::{Act, Expectation, Kind, Question, Stage, Step, Typed};
 use crate::narrate::text::fill;
 use crate::narrate::view::View;
@@ -92,8 +93,13 @@ pub enum Event<'a> {
     Show(&'a str, Typed, &'a str, &'a View),
     /// A question is answered: by which choice (None: by none of them), and what was guessed.
     Answer(&'a Question, Option<usize>, Option<usize>),
-    /// An expectation came out: what it is about, what was expected, the judgement.
-    Verdict(&'a str, &'a Expected, &'a Judgement),
+    /// Commands for the students to type, line by line.
+    Try(&'a str),
+    /// Where to read on.
+    Read(&'a str),
+    /// An expectation came out: what it is about, what was expected, the judgement, and what else
+    /// would have been right.
+    Verdict(&'a str, &'a Expected, &'a Judgement, &'a [Variation]),
     /// A step could not be performed: what, and why.
     Trouble(&'a str, &'a str),
     /// The lab is over.
@@ -118,14 +124,14 @@ impl From<io::Error> for Stop {
 }
 
 /// How a lab went.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Its name.
-    pub lab: &'static str,
+    pub lab: String,
     /// How many expectations held, known variations included.
     pub held: usize,
     /// Known variations: what, and why.
-    pub varied: Vec<(String, &'static str)>,
+    pub varied: Vec<(String, String)>,
     /// What differed, as sentences: "X should have been Y, but was Z".
     pub differences: Vec<String>,
     /// What could not be seen here: what, and why.
@@ -194,7 +200,7 @@ impl<'a> Performance<'a> {
         Self {
             renderer,
             report: Report {
-                lab: lab.name,
+                lab: lab.name.into(),
                 ..Report::default()
             },
             open_questions: VecDeque::new(),
@@ -220,12 +226,12 @@ impl<'a> Performance<'a> {
     fn step<S: Stage>(&mut self, step: &Step<S>, stage: &mut S) -> Result<(), Stop> {
         let what = self.filled(step.what, stage)?;
         match &step.kind {
-            Kind::Explain => {
-                // First look, then listen.
-                if std::mem::take(&mut self.just_shown) {
-                    self.pause()?;
-                }
-                self.renderer.show(&Event::Explain(&what))?;
+            Kind::Explain => self.tell(&Event::Explain(&what))?,
+            Kind::Read => self.tell(&Event::Read(&what))?,
+            Kind::Try(lines) => {
+                self.pause()?;
+                self.just_shown = true;
+                self.renderer.show(&Event::Try(lines))?;
             }
             Kind::Predict(question) => self.ask(*question)?,
             Kind::Act(typed, body) => {
@@ -265,6 +271,14 @@ impl<'a> Performance<'a> {
         Ok(())
     }
 
+    /// First look, then listen.
+    fn tell(&mut self, event: &Event<'_>) -> Result<(), Stop> {
+        if std::mem::take(&mut self.just_shown) {
+            self.pause()?;
+        }
+        Ok(self.renderer.show(event)?)
+    }
+
     fn present(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
         self.pause()?;
         self.just_shown = true;
@@ -299,7 +313,12 @@ impl<'a> Performance<'a> {
         if expectation.answers {
             self.answer(fact.as_ref())?;
         }
-        let verdict = Event::Verdict(what, &expectation.expected, &judgement);
+        let Expectation {
+            expected,
+            variations,
+            ..
+        } = expectation;
+        let verdict = Event::Verdict(what, expected, &judgement, variations);
         self.renderer.show(&verdict)?;
         self.score(what, judgement);
         Ok(())
@@ -346,7 +365,7 @@ impl<'a> Performance<'a> {
             Err(error) if error.is::<Unseen>() => {
                 let unseen = Judgement::Unseen(error.to_string());
                 let nothing = Expected::from("");
-                let verdict = Event::Verdict(what, &nothing, &unseen);
+                let verdict = Event::Verdict(what, &nothing, &unseen, &[]);
                 self.renderer.show(&verdict)?;
                 self.score(what, unseen);
                 Ok(None)
@@ -419,7 +438,7 @@ fn vary<S>(expectation: &Expectation<S>, fact: &Fact) -> Judgement {
     let known = expectation.variations.iter().find(|v| v.fact == *fact);
     known.map_or_else(
         || different(&expectation.expected, &fact.to_string()),
-        |variation| Judgement::Varied(fact.clone(), variation.reason),
+        |variation| Judgement::Varied(fact.clone(), variation.reason.clone()),
     )
 }
 

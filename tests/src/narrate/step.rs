@@ -75,6 +75,9 @@ pub struct Question {
     pub choices: &'static [(&'static str, &'static str)],
 }
 
+/// What commands for the students are headed by.
+pub const TRY_IT: &str = "Try it yourself (1$ is terminal 1, 2$ terminal 2):";
+
 /// Changes what is on the stage.
 type Deed<S> = Box<dyn Fn(&mut S) -> Result<()>>;
 /// Looks, and changes nothing.
@@ -97,6 +100,10 @@ pub struct Step<S> {
 pub enum Kind<S> {
     /// Tells something.
     Explain,
+    /// Commands for the students to type; shown as they are, braces too.
+    Try(&'static str),
+    /// Says where to read on.
+    Read,
     /// Asks the audience what will happen. A later [`Kind::Expect`] answers.
     Predict(Question),
     /// Makes something happen.
@@ -152,16 +159,13 @@ impl<S: Stage> Act<S> {
     /// Commands for the students to try themselves, line by line as they are typed.
     #[must_use]
     pub fn try_it(self, lines: &'static str) -> Self {
-        self.show(
-            "Try it yourself (1$ is terminal 1, 2$ terminal 2):",
-            move |_| Ok(View::Printed(lines.into())),
-        )
+        self.then(TRY_IT, Kind::Try(lines))
     }
 
     /// Where to read on.
     #[must_use]
     pub fn read(self, text: &'static str) -> Self {
-        self.explain(text)
+        self.then(text, Kind::Read)
     }
 
     /// Asks the audience; each choice is the fact that would answer, and the same in words. Say
@@ -257,12 +261,12 @@ impl<S: Stage> Act<S> {
     ///
     /// If the last step is not an expectation.
     #[must_use]
-    pub fn or_known(mut self, fact: impl Into<Fact>, reason: &'static str) -> Self {
+    pub fn or_known(mut self, fact: impl Into<Fact>, reason: impl Into<String>) -> Self {
         let last = self.steps.last_mut().map(|step| &mut step.kind);
         let Some(Kind::Expect(expectation)) = last else {
             panic!("or_known varies the expectation before it, and there is none");
         };
-        let fact = fact.into();
+        let (fact, reason) = (fact.into(), reason.into());
         expectation.variations.push(Variation { fact, reason });
         self
     }
@@ -290,6 +294,8 @@ impl<S> fmt::Display for Step<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Explain => write!(f, "explain  {}", self.what),
+            Kind::Try(lines) => write!(f, "try      {lines}"),
+            Kind::Read => write!(f, "read     {}", self.what),
             Kind::Predict(_) => write!(f, "predict  {}", self.what),
             Kind::Act(typed, _) => write!(f, "act      {}{typed}", self.what),
             Kind::Wait(time) => write!(f, "wait     {} [{}]", self.what, Fact::Time(*time)),

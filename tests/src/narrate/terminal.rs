@@ -12,7 +12,7 @@ use anstyle::{AnsiColor, Style};
 
 use crate::narrate::fact::{Expected, Judgement};
 use crate::narrate::perform::{Event, Lab, Renderer, Report, Stop};
-use crate::narrate::step::{Question, Typed};
+use crate::narrate::step::{Question, TRY_IT, Typed};
 use crate::narrate::text::wrap;
 use crate::narrate::view::View;
 use crate::netns::Isolation;
@@ -333,8 +333,16 @@ impl<W: Write> Renderer for Terminal<W> {
                 self.step(what, *typed, text)?;
                 self.view(view)
             }
+            Event::Try(lines) => {
+                self.step(TRY_IT, Typed::Nothing, "")?;
+                self.output(lines)
+            }
+            Event::Read(text) => {
+                writeln!(self.out)?;
+                self.paragraph(text, 0)
+            }
             Event::Answer(question, choice, guess) => self.answer(question, *choice, *guess),
-            Event::Verdict(what, expected, judgement) => self.verdict(what, expected, judgement),
+            Event::Verdict(what, expected, judgement, _) => self.verdict(what, expected, judgement),
             Event::Trouble(what, why) => self.marked(BAD, "TROUBLE", &format!("{what}: {why}")),
             Event::End(report) => self.end(report),
         }?;
@@ -431,7 +439,12 @@ mod tests {
     fn a_verdict_says_its_word_and_stays_in_its_width() {
         let expected = Expected::from("0");
         let different = Judgement::Different(expected.clone(), "-1 ECONNRESET ".repeat(9));
-        let text = shown(&[Event::Verdict("what read returned", &expected, &different)]);
+        let text = shown(&[Event::Verdict(
+            "what read returned",
+            &expected,
+            &different,
+            &[],
+        )]);
         assert!(
             text.starts_with("DIFFERENT  what read returned: should"),
             "{text}"
@@ -439,10 +452,10 @@ mod tests {
         assert!(text.lines().all(|line| line.len() <= 60), "{text}");
         let limit = Expected::Below(Duration::from_secs(1));
         let held = Judgement::Held(Duration::from_millis(20).into());
-        let text = shown(&[Event::Verdict("it spoke _ later", &limit, &held)]);
+        let text = shown(&[Event::Verdict("it spoke _ later", &limit, &held, &[])]);
         assert_eq!(text, "OK         it spoke 20 ms later\n");
         let late = Judgement::Different(limit.clone(), "2.0 s".into());
-        let text = shown(&[Event::Verdict("it spoke _ later", &limit, &late)]);
+        let text = shown(&[Event::Verdict("it spoke _ later", &limit, &late, &[])]);
         let expected = "DIFFERENT  it spoke ... later: should have been less than\n           1.0 s, but was 2.0 s\n";
         assert_eq!(text, expected);
     }
@@ -493,7 +506,7 @@ mod tests {
     fn a_stand_in_for_a_tool_is_marked() {
         let view = View::AsWouldShow {
             tool: "ss".into(),
-            why: "is not installed",
+            why: "is not installed".into(),
             text: "LISTEN 0 1024".into(),
         };
         let text = shown(&[Event::Show("Look.", Typed::Shell("ss"), "ss -tan", &view)]);

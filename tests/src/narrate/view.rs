@@ -2,10 +2,12 @@
 
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
+
 use crate::narrate::ladder::Ladder;
 
 /// Something to look at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum View {
     /// What the command printed.
     Printed(String),
@@ -14,7 +16,7 @@ pub enum View {
         /// The command that would show it.
         tool: String,
         /// Why it does not.
-        why: &'static str,
+        why: String,
         /// The facts, laid out as it lays them out.
         text: String,
     },
@@ -37,7 +39,7 @@ impl View {
         };
         Self::AsWouldShow {
             tool: tool(command).into(),
-            why,
+            why: why.into(),
             text: facts,
         }
     }
