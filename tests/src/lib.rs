@@ -8,7 +8,8 @@
 //! [`skip`] says why there is none, [`sweep`] ends what was started when we are interrupted, [`chance`]
 //! makes up what is the same again for the same seed, [`actors`] are small programs for its labs, [`runner`] is what performs these, [`soak`] does everything at once for a long
 //! time; [`load`] is the load generator, [`compare`] puts the servers side by side under it,
-//! [`figures`] writes their numbers.
+//! [`figures`] writes their numbers, [`date`] dates, [`file`](mod@file) files that are all there or not at all,
+//! [`page`] is what all pages have in common.
 
 pub mod actors;
 pub mod binaries;
@@ -16,13 +17,16 @@ pub mod chance;
 pub mod client;
 pub mod compare;
 pub mod contestant;
+pub mod date;
 pub mod figures;
+pub mod file;
 pub mod labs;
 pub mod limit;
 pub mod load;
 pub mod narrate;
 pub mod netns;
 pub mod observe;
+pub mod page;
 pub mod peer;
 pub mod program;
 pub mod runner;

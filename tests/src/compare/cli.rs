@@ -1,8 +1,7 @@
 //! The command line of `tcpecho-lab compare`, and what becomes of it: plan, measure, judge, write.
 
-use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +20,8 @@ use crate::compare::run::{Job, Plan, run};
 use crate::compare::schedule;
 use crate::compare::terminal::{Glyphs, terminal};
 use crate::compare::workload::{self, Task};
+use crate::date::utc;
+use crate::file::{can_be_written, is_stdout, write};
 use crate::{binaries, sweep};
 
 /// Who takes part unless told otherwise: all clients in one thread, found at once or by looking at all;
@@ -285,7 +286,7 @@ impl Compare {
         let mut found = Comparison {
             format: FORMAT,
             command: std::env::args().collect(),
-            began: utc(began.1)?,
+            began: utc(began.1.duration_since(SystemTime::UNIX_EPOCH)?.as_secs()),
             took_s: began.0.elapsed().as_secs_f64(),
             environment: environment(&places, plan.descriptors),
             seed: plan.seed,
@@ -362,7 +363,7 @@ impl Compare {
         if !found.interrupted {
             for (file, format) in self.exports() {
                 if let Some(file) = file {
-                    write(file, &format(found)?)
+                    write(file, format(found)?)
                         .with_context(|| format!("cannot write {}", file.display()))?;
                 }
             }
@@ -451,63 +452,6 @@ fn glyphs() -> Glyphs {
         .iter()
         .find_map(|name| set(name));
     Glyphs::of_locale(&locale.unwrap_or_default())
-}
-
-fn is_stdout(file: &Path) -> bool {
-    file.as_os_str() == "-"
-}
-
-/// The name that a file has until it is whole.
-fn unfinished(file: &Path) -> PathBuf {
-    let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    file.with_file_name(name)
-}
-
-/// Makes an empty file beside it, and takes it away again.
-fn can_be_written(file: &Path) -> Result<()> {
-    if fs::metadata(file).is_ok_and(|there| !there.is_file()) {
-        bail!("that is no file");
-    }
-    let beside = unfinished(file);
-    let _undivided = sweep::undivided();
-    File::create_new(&beside)?;
-    fs::remove_file(beside)?;
-    Ok(())
-}
-
-/// All of it or nothing: under another name first.
-fn write(file: &Path, text: &str) -> Result<()> {
-    if is_stdout(file) {
-        return Ok(io::stdout().write_all(text.as_bytes())?);
-    }
-    let beside = unfinished(file);
-    let _undivided = sweep::undivided();
-    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, file));
-    if written.is_err() {
-        // It may not even be there.
-        let _ = fs::remove_file(&beside);
-    }
-    Ok(written?)
-}
-
-/// As in `2026-11-21T16:00:00Z`; days to a date as in "chrono-Compatible Low-Level Date Algorithms".
-fn utc(at: SystemTime) -> Result<String> {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let (day, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day_of_era) = (day / 146_097, day % 146_097);
-    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) = (
-        day_of_year - (153 * shifted + 2) / 5 + 1,
-        (shifted + 2) % 12 + 1,
-    );
-    let year = year + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    Ok(format!(
-        "{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
-    ))
 }
 
 /// One line on stderr that is written over again, where somebody watches.
@@ -642,33 +586,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_written_whole_or_not_at_all() {
-        let directory =
-            std::env::temp_dir().join(format!("tcpecho-compare-{}", std::process::id()));
-        fs::create_dir(&directory).expect("a new directory");
-        let file = directory.join("x.json");
-        can_be_written(&file).expect("nothing is in the way");
-        assert!(fs::read_dir(&directory).expect("there").next().is_none());
-        write(&file, "all").expect("room");
-        assert_eq!(fs::read_to_string(&file).expect("written"), "all");
-        assert!(can_be_written(&directory).is_err(), "a directory");
-        assert!(can_be_written(&directory.join("no/x")).is_err());
-        fs::remove_dir_all(&directory).expect("ours");
-    }
-
-    #[test]
     fn stdout_is_for_one() {
         assert!(parsed(&["--export-json", "-"]).check_exports().is_ok());
         let twice = parsed(&["--export-json", "-", "--export-csv", "-"]).check_exports();
         assert!(twice.expect_err("two").to_string().contains("twice"));
-    }
-
-    #[test]
-    fn seconds_become_a_date() {
-        let at =
-            |seconds| utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("a date");
-        assert_eq!(at(0), "1970-01-01T00:00:00Z");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(at(1_795_276_800 + 3661), "2026-11-21T17:01:01Z");
     }
 }

@@ -3,13 +3,12 @@
 
 use std::sync::LazyLock;
 
-use proptest::prelude::*;
-
 use crate::compare::result::{
     Calls, Cell, Comparison, Contestant, Cpu, Environment, Estimate, FORMAT, Footprint, Measure,
     Outcome, Ratio, Round, Summary, Workload,
 };
 use crate::load::latency::Recorder;
+pub(crate) use crate::page::markup::any_text;
 
 const SEED: u64 = 1;
 const ROUNDS: u32 = 5;
@@ -527,13 +526,6 @@ fn ratios(comparison: &Comparison) -> Vec<Ratio> {
         });
     }
     ratios
-}
-
-/// Any text, with much of what is special somewhere.
-pub(crate) fn any_text() -> impl Strategy<Value = String> {
-    let special: Vec<char> = "\0\r\n\t\x1b\u{fffe}\"',<>&|`*_".chars().collect();
-    let char = prop_oneof![any::<char>(), prop::sample::select(special)];
-    prop::collection::vec(char, 0..20).prop_map(String::from_iter)
 }
 
 /// `cargo test -p tcpecho-lab --lib for_the_eye -- --ignored` writes what a designer is to look at.

@@ -9,7 +9,6 @@ pub mod export;
 #[cfg(test)]
 mod fixture;
 pub mod judge;
-mod markup;
 pub mod measure;
 pub mod ranking;
 pub mod result;

@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 
 /// Elements without content, in the same way for XML and for HTML.
-const VOID: &[&str] = &["br", "meta", "circle", "line", "path", "rect", "use"];
+const VOID: &[&str] = &[
+    "br", "input", "meta", "circle", "line", "path", "rect", "use",
+];
 
 /// What has been written so far.
 #[derive(Debug, Default)]
@@ -81,6 +83,14 @@ impl Tag<'_> {
         self.holding(|markup| markup.say(text));
     }
 
+    /// The same in the middle of a line: nothing behind it, not even a line end.
+    pub fn inline(self, text: &str) {
+        let name = self.name;
+        self.markup.text.push('>');
+        self.markup.say(text);
+        let _ = write!(self.markup.text, "</{name}>");
+    }
+
     /// Anything in it.
     pub fn holding(self, content: impl FnOnce(&mut Markup)) {
         self.markup.text.push('>');
@@ -143,6 +153,15 @@ pub(crate) fn check(document: &str) -> Result<(), String> {
         .ok_or(format!("not closed: {open:?}"))
 }
 
+/// Any text, with much of what is special somewhere.
+#[cfg(test)]
+pub(crate) fn any_text() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::*;
+    let special: Vec<char> = "\0\r\n\t\x1b\u{fffe}\"',<>&|`*_".chars().collect();
+    let char = prop_oneof![any::<char>(), prop::sample::select(special)];
+    prop::collection::vec(char, 0..20).prop_map(String::from_iter)
+}
+
 #[cfg(test)]
 fn check_text(text: &str) -> Result<(), String> {
     let stray = text.split('&').skip(1).find(|after| {
@@ -182,7 +201,6 @@ fn check_tag(tag: &str) -> Result<&str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::fixture::any_text;
     use proptest::prelude::*;
 
     #[test]

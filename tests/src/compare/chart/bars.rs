@@ -2,7 +2,7 @@
 
 use crate::compare::chart::scale::Scale;
 use crate::compare::chart::{LETTER, Text, WIDTH, figure, line, mark, name, words};
-use crate::compare::markup::Markup;
+use crate::page::markup::Markup;
 
 /// From bar to bar.
 const ROW: f64 = 30.0;

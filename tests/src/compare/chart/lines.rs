@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::compare::chart::scale::Scale;
 use crate::compare::chart::{LETTER, LOOKS, Text, WIDTH, apart, figure, line, mark, name, words};
-use crate::compare::markup::{Markup, place};
+use crate::page::markup::{Markup, place};
 
 const HEIGHT: f64 = 370.0;
 const LEFT: f64 = 64.0;

@@ -7,7 +7,7 @@ pub mod lines;
 pub mod pictures;
 pub mod scale;
 
-use crate::compare::markup::{Markup, place};
+use crate::page::markup::{Markup, place};
 
 /// How wide every picture is drawn; the page scales it.
 const WIDTH: f64 = 540.0;

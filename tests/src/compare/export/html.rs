@@ -1,32 +1,20 @@
 //! HTML: one file with everything in it, pictures too. It needs no script and no network.
 
 use crate::compare::chart::pictures;
-use crate::compare::markup::Markup;
 use crate::compare::ranking::Ranking;
 use crate::compare::result::{Cell, Comparison, Workload};
 use crate::compare::table::{self, Head, Table, count_of};
 use crate::figures::{self, NONE};
+use crate::page::document;
+use crate::page::markup::Markup;
 
 const STYLE: &str = include_str!("report.css");
 
 /// The whole page.
 pub fn html(comparison: &Comparison) -> String {
-    let mut page = Markup::default();
-    page.raw("<!DOCTYPE html>\n");
-    page.tag("html").with("lang", "en").holding(|page| {
-        page.tag("head").holding(|page| {
-            page.tag("meta").with("charset", "utf-8").empty();
-            let viewport = "width=device-width, initial-scale=1";
-            page.tag("meta")
-                .with("name", "viewport")
-                .with("content", viewport)
-                .empty();
-            page.tag("title").saying("Echo servers compared");
-            page.tag("style").holding(|page| page.raw(STYLE));
-        });
-        page.tag("body").holding(|page| body(page, comparison));
-    });
-    page.finish()
+    document("Echo servers compared", STYLE, |page| {
+        body(page, comparison)
+    })
 }
 
 fn body(page: &mut Markup, comparison: &Comparison) {
@@ -379,8 +367,8 @@ fn drawn(page: &mut Markup, row: &[String], side: impl Fn(usize) -> &'static str
 mod tests {
     use super::*;
     use crate::compare::fixture;
-    use crate::compare::markup;
     use crate::compare::result::{Outcome, Summary};
+    use crate::page::markup;
     use proptest::prelude::*;
 
     /// How often there is such a picture.

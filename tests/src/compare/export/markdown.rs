@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::compare::result::{Comparison, Workload};
 use crate::compare::table::{self, Table};
+use crate::page::markdown::{escaped, fenced};
 
 /// The conclusions, the tables and where it ran.
 pub fn markdown(comparison: &Comparison) -> String {
@@ -85,7 +86,7 @@ fn row(text: &mut String, cells: impl Iterator<Item = String>) {
     let _ = writeln!(text, "| {} |", cells.join(" | "));
 }
 
-/// The command lines, as they are. A fence longer than any in them.
+/// The command lines, as they are.
 fn commands(text: &mut String, comparison: &Comparison) {
     let lines: Vec<_> = std::iter::once(table::command_line(comparison))
         .chain(comparison.contestants.iter().map(|who| who.command.clone()))
@@ -97,29 +98,7 @@ fn commands(text: &mut String, comparison: &Comparison) {
         )
         .map(|line| line.replace(['\n', '\r'], " "))
         .collect();
-    let longest = lines
-        .iter()
-        .flat_map(|line| line.split(|c| c != '`'))
-        .map(str::len)
-        .max();
-    let fence = "`".repeat(longest.unwrap_or(0).max(2) + 1);
-    let _ = writeln!(text, "{fence}\n{}\n{fence}", lines.join("\n"));
-}
-
-/// Words that Markdown is to leave alone, on one line.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for char in text.chars() {
-        match char {
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '#' | '~' | '&' => {
-                escaped.push('\\');
-                escaped.push(char);
-            }
-            char if char.is_control() => escaped.push(' '),
-            char => escaped.push(char),
-        }
-    }
-    escaped
+    *text += &fenced("", &lines.join("\n"));
 }
 
 #[cfg(test)]

@@ -1,0 +1,30 @@
+//! Dates, without a library.
+
+/// Seconds since the epoch as in `2026-11-21T16:00:00Z`; days to a date as in "chrono-Compatible Low-Level
+/// Date Algorithms".
+pub fn utc(seconds: u64) -> String {
+    let (day, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
+    let (era, day_of_era) = (day / 146_097, day % 146_097);
+    let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let (day, month) = (
+        day_of_year - (153 * shifted + 2) / 5 + 1,
+        (shifted + 2) % 12 + 1,
+    );
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_become_a_date() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(utc(1_795_276_800 + 3661), "2026-11-21T17:01:01Z");
+    }
+}
