@@ -162,21 +162,18 @@ impl Bench {
             processes::children(own).iter().all(dead).then_some(())
         });
         let left = processes::children(own);
-        let alive: Vec<_> = left.iter().filter(|process| process.state != 'Z').collect();
+        let mut alive: Vec<_> = left.iter().filter(|process| process.state != 'Z').collect();
         if !alive.is_empty() && !self.is_interrupted() {
+            let count = alive.len();
+            alive.dedup_by(|a, b| a.comm == b.comm);
             let names: Vec<_> = alive.iter().map(|process| process.comm.as_str()).collect();
             self.warn(format!(
-                "{} left processes behind: {}",
+                "{} left processes behind: {} ({count} in all)",
                 candidate.name,
                 names.join(", ")
             ));
         }
-        for process in &left {
-            for descendant in processes::tree(process.pid) {
-                let _ = kill(Pid::from_raw(descendant.pid), Signal::SIGKILL);
-            }
-            let _ = waitpid(Pid::from_raw(process.pid), None);
-        }
+        clear_away(own);
     }
 
     fn warn(&mut self, text: String) {
@@ -441,6 +438,23 @@ impl Load {
                 self.unread.extend_from_slice(&buffer[..n]);
                 Ok(n)
             }
+        }
+    }
+}
+
+/// Kills all descendants and waits for them. Who dies leaves its children to us, so look again until
+/// there is nobody; each look is one for all, because there may be thousands.
+fn clear_away(own: i32) {
+    loop {
+        let tree = processes::tree(own);
+        if tree.len() < 2 {
+            return;
+        }
+        for process in tree.iter().skip(1) {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        for process in tree.iter().filter(|process| process.ppid == own) {
+            let _ = waitpid(Pid::from_raw(process.pid), None);
         }
     }
 }
