@@ -491,21 +491,32 @@ fn attached_to(server: &ServerProcess, strace: &Child) -> bool {
 }
 
 /// Lets strace go while the server stands still: a call that is being made to fail when strace lets
-/// go of it fails with ENOSYS.
+/// go of it fails with ENOSYS. A thread stands still for strace as well, in the middle of such a
+/// call; so strace must have slept, with nothing to do, while all were looked at.
 fn detach(server: &ServerProcess, mut strace: Child) -> anyhow::Result<()> {
+    let tracer = strace.id() as i32;
     server.signal_group(Signal::SIGSTOP)?;
     eventually("a server that stands still", PATIENCE, || {
+        let sleep = nap(tracer)?;
         let tree = processes::tree(server.pid());
         let still = |states: Vec<char>| states.iter().all(|state| "TtZ".contains(*state));
         let mut states = tree
             .iter()
             .filter_map(|process| processes::states(process.pid));
-        states.all(still).then_some(())
+        (states.all(still) && nap(tracer) == Some(sleep)).then_some(())
     })?;
     // The kernel lets go of what it has traced.
     strace.kill()?;
     strace.wait()?;
     server.signal_group(Signal::SIGCONT)
+}
+
+/// Which of its sleeps the process is in, if it sleeps.
+fn nap(pid: i32) -> Option<u64> {
+    let before = processes::voluntary_switches(pid)?;
+    let sleeps = processes::look(pid)?.state == 'S';
+    let after = processes::voluntary_switches(pid)?;
+    (sleeps && before == after).then_some(after)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
