@@ -73,7 +73,7 @@ pub enum Isolated {
     Done(ExitStatus),
 }
 
-/// Is this process in namespaces that [`isolate`] made?
+/// Is this process in namespaces that [`isolate`] or [`command`] made?
 pub fn inside() -> bool {
     env::var_os(MARKER).is_some()
 }
@@ -84,7 +84,7 @@ pub fn inside() -> bool {
 /// same call returns `Here(Namespaces)`, with lo up and the programs already built.
 pub fn isolate(args: &[OsString]) -> anyhow::Result<Isolated> {
     if inside() {
-        link::set_up_lo()?;
+        arrive()?;
         return Ok(Isolated::Here(Isolation::Namespaces));
     }
     match command(args)?.spawn() {
@@ -140,8 +140,15 @@ fn judge(name: &str, mut child: std::process::Child) -> anyhow::Result<()> {
     bail!("{name} in namespaces: {status}\n{stdout}{stderr}")
 }
 
-/// This program with `args`, set up so that it starts in namespaces.
-fn command(args: &[OsString]) -> anyhow::Result<Command> {
+/// To be called first thing by what [`command`] has started.
+pub fn arrive() -> anyhow::Result<()> {
+    link::set_up_lo()
+}
+
+/// This program with `args`, set up so that it starts in namespaces. Whoever spawns it must be a
+/// thread that lives until it has ended. Where the kernel refuses, spawning is an error that
+/// [`refusal`] explains.
+pub fn command(args: &[OsString]) -> anyhow::Result<Command> {
     let mut command = Command::new(env::current_exe().context("where this program is")?);
     command.args(args).env(MARKER, "1");
     match binaries::directory() {
@@ -162,7 +169,7 @@ fn command(args: &[OsString]) -> anyhow::Result<Command> {
 }
 
 /// One line that says why there are no namespaces; an error that is about something else stays one.
-fn refusal(error: io::Error) -> anyhow::Result<String> {
+pub fn refusal(error: io::Error) -> anyhow::Result<String> {
     let Some(Refused { step, errno }) = Refused::decode(&error) else {
         return Err(anyhow!(error).context("run this program again"));
     };

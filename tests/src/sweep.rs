@@ -79,11 +79,25 @@ pub fn interrupted() -> Option<Signal> {
 /// sees them as zombies until init has found them.
 pub fn die() {
     if let Some(which) = interrupted() {
-        kill_descendants();
-        while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
-        {
-        }
+        clear_away();
         die_of(which);
+    }
+}
+
+/// Ends as if this signal had come to us, which it has to those whom we have started. To be called only
+/// after [`when_interrupted`].
+pub fn follow(which: Signal) -> ! {
+    let _ = kill(Pid::this(), which);
+    loop {
+        thread::park();
+    }
+}
+
+/// Ends everything that descends from this process, and waits for whoever is dead.
+pub fn clear_away() {
+    kill_descendants();
+    while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
+    {
     }
 }
 

@@ -12,7 +12,9 @@ use tcpecho_common::{Exit, Model, logging, usage};
 use tcpecho_lab::actors;
 use tcpecho_lab::compare::cli::{self, Compare};
 use tcpecho_lab::labs;
+use tcpecho_lab::runner::guard::Guard;
 use tcpecho_lab::runner::list;
+use tcpecho_lab::runner::perform::Perform;
 use tcpecho_lab::runner::run::{self, Run};
 use tcpecho_lab::runner::{columns, programs_are_built};
 use tcpecho_lab::soak;
@@ -42,7 +44,7 @@ struct Cli {
 enum Command {
     /// List the demonstrations: chapter by chapter, how long each takes, what it needs
     List,
-    /// Perform demonstrations, one after the other
+    /// Perform demonstrations
     #[command(after_help = run::HELP)]
     Run(Run),
     /// Measure the models, and other people's servers, side by side
@@ -52,6 +54,12 @@ enum Command {
     Soak(Soak),
     /// Play a part in a demonstration: a small program that waits for signals
     Actor(Part),
+    /// Perform one demonstration, for the runner
+    #[command(hide = true)]
+    Perform(Perform),
+    /// Start a performance, and end whatever it leaves behind
+    #[command(hide = true)]
+    Guard(Guard),
 }
 
 #[derive(Args, Debug)]
@@ -97,12 +105,14 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => teach(),
         Some(Command::List) => list(),
-        Some(Command::Run(run)) => run.isolated(),
+        Some(Command::Run(run)) => run.run(),
         Some(Command::Compare(compare)) => {
             let width = columns(&io::stdout());
             compare.run(width).map(ExitCode::from)
         }
         Some(Command::Soak(soak)) => soak.run(),
+        Some(Command::Perform(one)) => one.run(),
+        Some(Command::Guard(guard)) => guard.run(),
         Some(Command::Actor(part)) => {
             actors::perform(&part.name, &part.args).map(|()| Exit::Done.into())
         }

@@ -76,12 +76,17 @@ impl<W: Write> Progress<W> {
 
     /// Draws the line, if it is due. That the terminal may be gone is not the run's concern.
     pub fn show(&mut self, at: Instant, now: &Now) {
+        self.say(at, || line(now));
+    }
+
+    /// The same with other words.
+    pub fn say(&mut self, at: Instant, words: impl FnOnce() -> String) {
         if !self.is_due(at) {
             return;
         }
         // A full line would make some terminals begin another one.
         let room = (self.width)().saturating_sub(1);
-        let line: String = line(now).chars().take(room).collect();
+        let line: String = words().chars().take(room).collect();
         self.drawn = Some(at);
         self.write(&format!("{CLEAR}{line}"));
     }

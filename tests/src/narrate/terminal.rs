@@ -20,9 +20,9 @@ use crate::netns::Isolation;
 const HEADING: Style = AnsiColor::Cyan.on_default().bold();
 const STRONG: Style = Style::new().bold();
 const TYPED: Style = AnsiColor::Yellow.on_default().bold();
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
 
 /// Goes one line up and clears it.
 const RUB_OUT: &str = "\x1b[1A\x1b[2K\r";
@@ -33,8 +33,8 @@ const INDENT: usize = 4;
 
 /// How the performance goes on from step to step.
 enum Pace {
-    /// Without waiting for anybody.
-    Automatic,
+    /// By itself, after this time.
+    Automatic(Duration),
     /// When somebody presses Enter.
     Stepwise(Box<dyn BufRead>),
 }
@@ -57,7 +57,7 @@ impl<W: Write> Terminal<W> {
         Self {
             out,
             width: width.clamp(40, 120),
-            pace: Pace::Automatic,
+            pace: Pace::Automatic(Duration::ZERO),
             full: false,
             live: false,
             typed_ahead: || false,
@@ -70,6 +70,15 @@ impl<W: Write> Terminal<W> {
             pace: Pace::Stepwise(Box::new(keyboard)),
             live: true,
             ..Self::automatic(out, width)
+        }
+    }
+
+    /// Goes on by itself, but only after this time, where it would otherwise wait for Enter.
+    #[must_use]
+    pub fn pausing(self, time: Duration) -> Self {
+        Self {
+            pace: Pace::Automatic(time),
+            ..self
         }
     }
 
@@ -282,11 +291,15 @@ impl<W: Write> Terminal<W> {
         Ok(())
     }
 
-    /// Asks for a line; None when nobody has to be asked. The prompt is rubbed out afterwards, so
+    /// Asks for a line; None when nobody has to be asked, after the pause there is instead. The prompt is rubbed out afterwards, so
     /// that what stays on the screen reads on.
     fn prompt(&mut self, prompt: impl Display) -> Result<Option<String>, Stop> {
-        let Pace::Stepwise(keyboard) = &mut self.pace else {
-            return Ok(None);
+        let keyboard = match &mut self.pace {
+            Pace::Stepwise(keyboard) => keyboard,
+            Pace::Automatic(time) => {
+                sleep(*time);
+                return Ok(None);
+            }
         };
         // Who pressed Enter before being asked has answered, and has moved the cursor: there is
         // nothing to show then, and nothing to rub out.
@@ -311,7 +324,7 @@ impl<W: Write> Terminal<W> {
             write!(self.out, "{RUB_REST}")?;
         }
         if line.trim().eq_ignore_ascii_case("s") {
-            self.pace = Pace::Automatic;
+            self.pace = Pace::Automatic(Duration::ZERO);
             return Ok(None);
         }
         Ok(Some(line.trim().to_string()))

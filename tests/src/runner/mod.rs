@@ -1,6 +1,8 @@
 //! The laboratory's command line, as far as it is about the demonstrations.
 //!
-//! [`list`] says what there is, [`run`] performs it.
+//! [`list`] says what there is, [`run`] has it performed: [`child`] is a process for each lab, seen from
+//! here, and [`perform`] seen from inside; [`all`] has several at a time, [`summary`] says how it went.
+//! [`guard`] does where there are no namespaces what they do: it leaves nothing behind.
 
 use std::env;
 use std::io;
@@ -13,8 +15,13 @@ use clap::builder::PossibleValuesParser;
 use crate::binaries;
 use crate::labs;
 
+pub mod all;
+pub mod child;
+pub mod guard;
 pub mod list;
+pub mod perform;
 pub mod run;
+pub mod summary;
 
 /// The names of the labs: an unknown one is answered with the most similar one and the list of all.
 pub fn names() -> PossibleValuesParser {

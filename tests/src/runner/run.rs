@@ -1,20 +1,28 @@
-//! `tcpecho-lab run`: performs labs.
+//! `tcpecho-lab run`: performs labs, and says how they went.
+//!
+//! This process performs nothing itself. Each lab has a process and namespaces of its own: on this
+//! terminal if somebody is to follow it step by step, otherwise side by side with others.
 
-use std::env;
-use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
 
+use anstream::AutoStream;
 use anyhow::Result;
 use clap::Args;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use tcpecho_common::Exit;
 
 use crate::labs;
-use crate::narrate::terminal::Terminal;
-use crate::netns::{self, Isolated, Isolation};
-use crate::runner::{columns, names, passed_on, programs_are_built};
+use crate::load::progress::Progress;
+use crate::narrate::Lab;
+use crate::narrate::record::Record;
+use crate::runner::all::{News, side_by_side};
+use crate::runner::child::{Outcome, Stagehand};
+use crate::runner::perform::Manner;
+use crate::runner::summary::{self, Summary};
+use crate::runner::{columns, programs_are_built};
 use crate::sweep::{self, Last};
 
 /// What `tcpecho-lab run --help` says at its end.
@@ -28,26 +36,40 @@ happen, lets it happen, and compares what the kernel shows with what it must sho
   SKIP       it cannot be seen here, and why (with --strict the exit code is 1)
 
 On a terminal it waits for you at every step; in a pipe it goes on by itself. Where the kernel
-refuses namespaces it says so and runs on the ordinary loopback, without packets. Ctrl-C ends
+refuses namespaces it says so and runs on the ordinary loopback, without packets. Several
+demonstrations that wait for nobody run side by side, and are shown one after the other. Ctrl-C ends
 everything that was started.
 
 Examples:
   tcpecho-lab run premature-termination             in class
-  tcpecho-lab run premature-termination --auto      all of it, in a few seconds
+  tcpecho-lab run premature-termination --auto      without a hand on the keyboard
   tcpecho-lab run premature-termination --full | less      to read
+  tcpecho-lab run all --auto=0 --quiet              does everything still hold?
 
 Environment:
   TCPECHO_BIN_DIR    take tcpechod and tcpecho from this directory, and build nothing";
 
+/// All of them, on the command line.
+const ALL: &str = "all";
+
+/// How long a page stays that nobody turns, if somebody may be watching: seconds.
+const GLANCE: f64 = 2.0;
+
 /// What to perform, and how.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct Run {
-    /// Which demonstrations (see `tcpecho-lab list`)
-    #[arg(value_name = "NAME", required = true, value_parser = names())]
+    /// Which demonstrations (see `tcpecho-lab list`); `all` of them
+    #[arg(value_name = "NAME", required = true, value_parser = names_and_all())]
     pub labs: Vec<String>,
 
+    /// Who turns the pages
     #[command(flatten)]
     pub pace: Pace,
+
+    /// Show only a line for each, and the whole of those that differ; never wait
+    #[arg(short, long, conflicts_with = "step")]
+    pub quiet: bool,
 
     /// Show time lines from the first packet on, not only from the event they are about
     #[arg(long)]
@@ -60,6 +82,10 @@ pub struct Run {
     /// Stay out of namespaces: on the host's loopback, without packets
     #[arg(long)]
     pub plain: bool,
+
+    /// Of demonstrations that wait for nobody, run so many side by side [default: three for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
 }
 
 /// Who turns the pages.
@@ -70,68 +96,160 @@ pub struct Pace {
     #[arg(long)]
     pub step: bool,
 
-    /// Go on without waiting [default in a pipe]
-    #[arg(long)]
-    pub auto: bool,
+    /// Go on by itself, after so many seconds at every step [default in a pipe, with 0; without a
+    /// number on a terminal 2]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = seconds)]
+    pub auto: Option<Option<f64>>,
+}
+
+fn names_and_all() -> PossibleValuesParser {
+    let names = labs::ALL.iter().map(|lab| PossibleValue::new(lab.name));
+    PossibleValuesParser::new(names.chain([PossibleValue::new(ALL)]))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().map_err(|_| "not a number of seconds")?;
+    let sensible = (0.0..=3600.0).contains(&number);
+    sensible.then_some(number).ok_or("0 to 3600 seconds".into())
 }
 
 impl Run {
-    /// Runs this program again in namespaces, unless it is to stay here or is there already.
-    pub fn isolated(self) -> Result<ExitCode> {
-        if !netns::inside() {
-            programs_are_built()?;
-        }
-        let args: Vec<OsString> = env::args_os().skip(1).collect();
-        let place = if self.plain {
-            Isolated::Here(Isolation::Plain("as --plain asks".into()))
+    /// Performs what was asked for. The exit code is 1 if anything differed.
+    pub fn run(&self) -> Result<ExitCode> {
+        programs_are_built()?;
+        sweep::when_interrupted(Last::Signal)?;
+        let began = Instant::now();
+        let labs = self.chosen();
+        let stagehand = self.stagehand();
+        let collected = self.quiet || (labs.len() > 1 && !self.is_followed());
+        let outcomes = if collected {
+            self.collected(&stagehand, &labs)?
         } else {
-            netns::isolate(&args)?
+            aloud(&stagehand, &labs)?
         };
-        match place {
-            Isolated::Here(place) => {
-                if place != Isolation::Namespaces {
-                    sweep::when_interrupted(Last::Signal)?;
-                }
-                self.perform(&place)
-            }
-            Isolated::Done(status) => Ok(passed_on(status)),
+        let records: Vec<Record> = outcomes.into_iter().map(|o| o.record).collect();
+        // What escaped its keeper or its guard: those are children of ours now.
+        sweep::clear_away();
+        self.exports(&records)?;
+        let summary = Summary::of(&records, began.elapsed(), self.strict);
+        let mut out = anstream::stdout().lock();
+        if labs.len() > 1 || self.quiet {
+            summary.write(&mut out, columns(&io::stdout()))?;
+        } else if self.strict && summary.skips() {
+            summary::strictly(&mut out)?;
         }
+        Ok(if summary.passed() {
+            Exit::Done
+        } else {
+            Exit::Failed
+        }
+        .into())
     }
 
-    fn perform(&self, place: &Isolation) -> Result<ExitCode> {
-        let mut page = self.page();
-        let (mut passed, mut skipped) = (true, false);
+    /// Writes down what was seen, in the forms that were asked for.
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "there is no form yet"
+    )]
+    fn exports(&self, _records: &[Record]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The labs that were named, each once, in the given order; all in that of the course.
+    fn chosen(&self) -> Vec<&'static Lab> {
+        if self.labs.iter().any(|name| name == ALL) {
+            return labs::ALL.to_vec();
+        }
+        let mut chosen: Vec<&Lab> = Vec::new();
         for lab in self.labs.iter().filter_map(|name| labs::find(name)) {
-            let report = lab.perform(place, &mut page)?;
-            passed &= report.passed(self.strict);
-            skipped |= !report.skipped.is_empty();
-            if report.quit {
-                break;
+            if chosen.iter().all(|other| other.name != lab.name) {
+                chosen.push(lab);
             }
         }
-        if self.strict && skipped {
-            page.remark("--strict: skipped counts as failure")?;
-        }
-        Ok(if passed { Exit::Done } else { Exit::Failed }.into())
+        chosen
     }
 
-    fn page(&self) -> Terminal<impl Write> {
-        let (stdin, stdout) = (io::stdin(), io::stdout());
-        let watched = stdin.is_terminal() && stdout.is_terminal();
-        let width = columns(&stdout);
-        let out = anstream::AutoStream::auto(stdout);
-        let page = if self.pace.step || (watched && !self.pace.auto) {
-            Terminal::stepwise(out, width, stdin.lock()).typed_ahead(stdin_is_readable)
-        } else {
-            Terminal::automatic(out, width)
-        };
-        page.full(self.full).live(watched)
+    fn stagehand(&self) -> Stagehand {
+        let stdout = io::stdout();
+        let colored = AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
+        Stagehand {
+            manner: Manner {
+                step: self.steps(),
+                pause: self.pause(),
+                full: self.full,
+                color: colored,
+                width: columns(&stdout),
+            },
+            plain: self.plain.then(|| "as --plain asks".into()),
+        }
+    }
+
+    /// Does it wait for Enter?
+    fn steps(&self) -> bool {
+        let unless_told = is_watched() && self.pace.auto.is_none() && !self.quiet;
+        self.pace.step || unless_told
+    }
+
+    /// The seconds it waits at every step.
+    fn pause(&self) -> f64 {
+        match self.pace.auto {
+            _ if self.quiet => 0.0,
+            Some(Some(seconds)) => seconds,
+            Some(None) if is_watched() => GLANCE,
+            _ => 0.0,
+        }
+    }
+
+    /// Does somebody follow it at the speed at which it is shown?
+    fn is_followed(&self) -> bool {
+        self.steps() || self.pause() > 0.0
+    }
+
+    fn collected(&self, stagehand: &Stagehand, labs: &[&'static Lab]) -> Result<Vec<Outcome>> {
+        let mut out = AutoStream::auto(io::stdout());
+        let mut progress = Progress::on_stderr();
+        side_by_side(stagehand, labs, self.jobs(), |news| {
+            match news {
+                News::Complete(lab, outcome) => {
+                    progress.clear();
+                    if self.quiet {
+                        summary::line(&mut out, lab, outcome)?;
+                    } else {
+                        writeln!(out, "{}", outcome.text)?;
+                    }
+                    out.flush()?;
+                }
+                News::Running(done, names) => progress.say(Instant::now(), || {
+                    let all = labs.len();
+                    format!("{done} of {all} done, running: {}", names.join(", "))
+                }),
+            }
+            Ok(())
+        })
+    }
+
+    /// Most of the time a lab waits.
+    fn jobs(&self) -> usize {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        self.jobs.map_or(3 * processors, usize::from)
     }
 }
 
-/// Has a line been typed that nobody has read yet?
-fn stdin_is_readable() -> bool {
-    let stdin = io::stdin();
-    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+/// One after the other, on this terminal, until the audience has had enough.
+fn aloud(stagehand: &Stagehand, labs: &[&'static Lab]) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::new();
+    for lab in labs {
+        let outcome = stagehand.aloud(lab)?;
+        let enough = outcome.record.report.quit;
+        outcomes.push(outcome);
+        if enough {
+            break;
+        }
+    }
+    Ok(outcomes)
+}
+
+fn is_watched() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
 }
