@@ -64,6 +64,11 @@ pub trait Renderer {
         Ok(())
     }
 
+    /// Shows how far a view is that is still being made; the whole is shown in the end.
+    fn sketch(&mut self, _what: &str, _view: &View) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Lets this time pass, the audience watching.
     fn wait(&mut self, time: Duration) -> io::Result<()> {
         std::thread::sleep(time);
@@ -266,6 +271,19 @@ impl<'a> Performance<'a> {
                     self.present(&what, Typed::Nothing, "", &view)?;
                 }
             }
+            Kind::Measure(body) => {
+                self.pause()?;
+                let mut shown = Ok(());
+                let made = body(stage, &mut |view| {
+                    if shown.is_ok() {
+                        shown = self.renderer.sketch(&what, view);
+                    }
+                });
+                shown?;
+                if let Some(view) = self.attempt(&what, made)? {
+                    self.reveal(&what, Typed::Nothing, "", &view)?;
+                }
+            }
             Kind::Expect(expectation) => self.judge(&what, expectation, stage)?,
         }
         Ok(())
@@ -281,6 +299,10 @@ impl<'a> Performance<'a> {
 
     fn present(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
         self.pause()?;
+        self.reveal(what, typed, input, view)
+    }
+
+    fn reveal(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
         self.just_shown = true;
         let event = Event::Show(what, typed, input, view);
         Ok(self.renderer.show(&event)?)
@@ -579,6 +601,21 @@ mod tests {
         let never = || bail!("restless");
         let seen = while_still::<(), _>("rest", Duration::ZERO, never, || Ok(()));
         assert!(format!("{:#}", seen.expect_err("never")).contains("restless"));
+    }
+
+    #[test]
+    fn what_is_measured_is_shown_once_it_is_whole() {
+        let act = counting().measure("Count.", |counter, tell| {
+            for _ in 0..3 {
+                counter.0 += 1;
+                tell(&View::Printed(format!("so far {}", counter.0)));
+            }
+            Ok(View::Printed(format!("all in all {}", counter.0)))
+        });
+        let (report, transcript) = play(act);
+        assert!(report.passed(true), "{transcript}");
+        assert!(transcript.contains("all in all 4"), "{transcript}");
+        assert!(!transcript.contains("so far"), "{transcript}");
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub const TRY_IT: &str = "Try it yourself (1$ is terminal 1, 2$ terminal 2):";
 type Deed<S> = Box<dyn Fn(&mut S) -> Result<()>>;
 /// Looks, and changes nothing.
 type Look<S, T> = Box<dyn Fn(&S) -> Result<T>>;
+/// Works for a while, and shows how far it is to whoever it is given.
+type Watch<S> = Box<dyn Fn(&mut S, &mut dyn FnMut(&View)) -> Result<View>>;
 /// Makes a stage.
 type Open<S> = Box<dyn Fn(&Isolation) -> Result<S>>;
 
@@ -116,6 +118,8 @@ pub enum Kind<S> {
     ObserveStill(&'static str, Look<S, String>, Look<S, Moment>),
     /// Shows what no command would.
     Show(Look<S, View>),
+    /// The same, while it comes into being.
+    Measure(Watch<S>),
     /// Asserts a fact.
     Expect(Expectation<S>),
 }
@@ -228,6 +232,17 @@ impl<S: Stage> Act<S> {
         self.then(what, Kind::Show(Box::new(body)))
     }
 
+    /// Measures for a while, and shows what came out. Where somebody watches, it is also shown how
+    /// far it is, whenever `body` tells the second of those that it is given.
+    #[must_use]
+    pub fn measure(
+        self,
+        what: &'static str,
+        body: impl Fn(&mut S, &mut dyn FnMut(&View)) -> Result<View> + 'static,
+    ) -> Self {
+        self.then(what, Kind::Measure(Box::new(body)))
+    }
+
     /// Asserts that the kernel shows `expected`, now or very soon. A ` _ ` in `what` makes it
     /// a sentence, with the fact in that place.
     #[must_use]
@@ -303,6 +318,7 @@ impl<S> fmt::Display for Step<S> {
                 write!(f, "observe  {}{}", self.what, Typed::Shell(command))
             }
             Kind::Show(_) => write!(f, "show     {}", self.what),
+            Kind::Measure(_) => write!(f, "measure  {}", self.what),
             Kind::Expect(it) => write!(f, "expect   {}: {}", self.what, it.expected),
         }
     }

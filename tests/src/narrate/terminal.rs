@@ -48,6 +48,10 @@ pub struct Terminal<W> {
     full: bool,
     /// Is somebody watching while it is written?
     live: bool,
+    /// Can what is written be rubbed out again?
+    redraws: bool,
+    /// How many lines of what is still being made stand at the end of the page.
+    sketched: usize,
     typed_ahead: fn() -> bool,
 }
 
@@ -60,6 +64,8 @@ impl<W: Write> Terminal<W> {
             pace: Pace::Automatic(Duration::ZERO),
             full: false,
             live: false,
+            redraws: false,
+            sketched: 0,
             typed_ahead: || false,
         }
     }
@@ -101,6 +107,12 @@ impl<W: Write> Terminal<W> {
     #[must_use]
     pub fn live(self, live: bool) -> Self {
         Self { live, ..self }
+    }
+
+    /// Draws what is still being made, again and again, if the terminal `redraws`.
+    #[must_use]
+    pub fn redraws(self, redraws: bool) -> Self {
+        Self { redraws, ..self }
     }
 
     /// Adds a sentence that concerns the whole.
@@ -280,6 +292,13 @@ impl<W: Write> Terminal<W> {
         self.styled(style, &format!("{report}{left}"), 0)
     }
 
+    fn rub_out_sketch(&mut self) -> io::Result<()> {
+        match std::mem::take(&mut self.sketched) {
+            0 => Ok(()),
+            lines => write!(self.out, "\x1b[{lines}A\r{RUB_REST}"),
+        }
+    }
+
     fn paragraph(&mut self, text: &str, indent: usize) -> io::Result<()> {
         self.styled(Style::new(), text, indent)
     }
@@ -333,6 +352,7 @@ impl<W: Write> Terminal<W> {
 
 impl<W: Write> Renderer for Terminal<W> {
     fn show(&mut self, event: &Event<'_>) -> io::Result<()> {
+        self.rub_out_sketch()?;
         match event {
             Event::Lab(lab, place) => self.lab(lab, place),
             Event::Act(number, title) => self.act(*number, title),
@@ -365,6 +385,19 @@ impl<W: Write> Renderer for Terminal<W> {
     fn pause(&mut self) -> Result<(), Stop> {
         self.prompt("[Enter] next   [s Enter] no more pauses   [q Enter] quit")
             .map(drop)
+    }
+
+    fn sketch(&mut self, what: &str, view: &View) -> io::Result<()> {
+        if !self.redraws {
+            return Ok(());
+        }
+        let mut page = Terminal::automatic(Vec::new(), self.width);
+        page.step(what, Typed::Nothing, "")?;
+        page.view(view)?;
+        self.rub_out_sketch()?;
+        self.sketched = page.out.iter().filter(|byte| **byte == b'\n').count();
+        self.out.write_all(&page.out)?;
+        self.out.flush()
     }
 
     /// A dot every quarter of a second, for those who watch.
@@ -503,6 +536,29 @@ mod tests {
         assert_eq!(String::from_utf8_lossy(page.written()).trim_end(), "    .");
         let mut page = Terminal::automatic(Vec::new(), 80);
         page.wait(Duration::from_millis(10)).expect("a vector");
+        assert!(page.written().is_empty());
+    }
+
+    #[test]
+    fn what_is_being_made_is_rubbed_out_by_what_follows() {
+        let view = |text: &str| View::Printed(text.into());
+        let mut page = page("").redraws(true);
+        page.sketch("Look.", &view("#\n##")).expect("a vector");
+        page.sketch("Look.", &view("###")).expect("a vector");
+        let whole = view("####");
+        let shown = Event::Show("Look.", Typed::Nothing, "", &whole);
+        page.show(&shown).expect("a vector");
+        let text = String::from_utf8_lossy(page.written()).into_owned();
+        // A blank line, what it is, and the lines of the view.
+        assert_eq!(text.matches("\x1b[4A\r").count(), 1, "{text:?}");
+        assert_eq!(text.matches("\x1b[3A\r").count(), 1, "{text:?}");
+        let rest = text.rsplit(RUB_REST).next().unwrap_or_default();
+        assert!(
+            rest.contains("Look.") && rest.ends_with("    ####\n"),
+            "{rest:?}"
+        );
+        let mut page = Terminal::automatic(Vec::new(), 80);
+        page.sketch("Look.", &view("#")).expect("a vector");
         assert!(page.written().is_empty());
     }
 
