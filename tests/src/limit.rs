@@ -12,7 +12,7 @@ use crate::program::PROMPTLY;
 use crate::wait::eventually;
 
 /// Descriptors of tests that run beside the one that asks, and of everything else.
-const OTHERS: u64 = 2500;
+pub const OTHERS: u64 = 2500;
 
 /// Makes room for so many connections of our own, with the tests beside us; or says why not.
 pub fn no_room_for(connections: usize) -> Result<Option<String>> {

@@ -13,6 +13,7 @@ pub mod fin_or_reset;
 pub mod half_close;
 pub mod host_crash;
 pub mod hosts;
+pub mod idle_cost;
 pub mod nagle;
 pub mod normal_life;
 pub mod one_stalls_all;
@@ -51,6 +52,7 @@ macro_rules! every_lab {
             reference_counts
             pools
             select_limit
+            idle_cost
             one_stalls_all
             zombies
             one_wait
