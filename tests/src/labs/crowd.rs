@@ -220,6 +220,12 @@ impl Crowd {
         self.server()?.signal(signal)
     }
 
+    /// Stops the server: it is there, and does nothing until it is sent SIGCONT.
+    pub fn stop_server(&mut self) -> Result<()> {
+        self.mark(Side::Server, "stopped");
+        self.server()?.freeze()
+    }
+
     /// Sends the server's `nth` child a signal; a zombie takes any.
     pub fn signal_child(&mut self, nth: usize, signal: Signal) -> Result<()> {
         let child = self.child(nth)?.pid;
@@ -394,6 +400,32 @@ impl Crowd {
         let (near, far) = (self.near_end(nth)?, self.server()?.address());
         let unread = SockDiag::open()?.unread(far, near)?;
         Ok(unread.context("the server has no such socket")? as usize)
+    }
+
+    /// How many bytes of the `nth` client's its kernel keeps, since nobody has acknowledged them.
+    pub fn unacknowledged(&self, nth: usize) -> Result<usize> {
+        let (near, far) = (self.near_end(nth)?, self.server()?.address());
+        let bytes = SockDiag::open()?.unacknowledged(near, far)?;
+        Ok(bytes.context("the client has no such socket")? as usize)
+    }
+
+    /// How often in a row the `nth` client's kernel has sent the same again.
+    pub fn sent_again(&self, nth: usize) -> Result<usize> {
+        let (near, far) = (self.near_end(nth)?, self.server()?.address());
+        let times = SockDiag::open()?.sent_again(near, far)?;
+        Ok(times.context("the client has no such socket")?.into())
+    }
+
+    /// How long the listener's queue may become.
+    pub fn backlog(&self) -> Result<usize> {
+        let backlog = SockDiag::open()?.backlog(self.server()?.address())?;
+        Ok(backlog.context("nobody listens")? as usize)
+    }
+
+    /// How many segments the listener has dropped.
+    pub fn dropped(&self) -> Result<usize> {
+        let dropped = SockDiag::open()?.dropped(self.server()?.address())?;
+        Ok(dropped.context("nobody listens")? as usize)
     }
 
     /// The state of the `nth` client's own socket.

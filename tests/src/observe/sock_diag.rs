@@ -18,6 +18,8 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 /// `INET_DIAG_CONG`.
 const CONGESTION: u16 = 4;
+/// `INET_DIAG_SKMEMINFO`.
+const MEMORY: u16 = 7;
 /// `idiag_timer` where the next thing to be sent is a keepalive probe.
 const KEEPALIVE: u8 = 2;
 /// `idiag_timer` where nothing is waited for but the end of TIME-WAIT.
@@ -56,11 +58,19 @@ impl SockDiag {
         Ok(answer.map(|answer| answer.limit))
     }
 
+    /// How often in a row it has sent the same again, unacknowledged; None if there is no such socket.
+    pub fn sent_again(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<u8>> {
+        let answer = self.ask(local, remote)?;
+        Ok(answer.map(|answer| answer.sent_again))
+    }
+
     /// The name of its congestion control; None if there is no such socket.
     pub fn congestion(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<String>> {
         let bytes = self.exchange(local, remote)?;
         let is_there = understand(&bytes)?.is_some_and(|answer| answer.state != State::Listen);
-        Ok(congestion(&bytes).filter(|_| is_there))
+        let name = attribute(&bytes, CONGESTION).filter(|_| is_there);
+        let name = name.and_then(|name| name.split(|byte| *byte == 0).next());
+        Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
     }
 
     /// When the kernel will send a keepalive probe from it if it hears nothing until then; None if it
@@ -93,12 +103,19 @@ impl SockDiag {
         Ok(self.listener(local)?.map(|answer| answer.limit))
     }
 
+    /// How many segments the listener with this address has dropped; None if nobody listens there.
+    pub fn dropped(&self, local: SocketAddr) -> Result<Option<u32>> {
+        /// `SK_MEMINFO_DROPS`, the ninth of its numbers.
+        const DROPS: usize = 8;
+        let bytes = self.exchange(local, nobody(local))?;
+        let listens = understand(&bytes)?.is_some_and(|answer| answer.state == State::Listen);
+        let numbers = attribute(&bytes, MEMORY).filter(|_| listens);
+        let drops = numbers.and_then(|numbers| numbers.chunks_exact(4).nth(DROPS));
+        Ok(drops.and_then(|drops| drops.try_into().ok().map(u32::from_ne_bytes)))
+    }
+
     fn listener(&self, local: SocketAddr) -> Result<Option<Answer>> {
-        let nobody = match local {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let answer = self.look_up(local, SocketAddr::new(nobody, 0))?;
+        let answer = self.look_up(local, nobody(local))?;
         Ok(answer.filter(|answer| answer.state == State::Listen))
     }
 
@@ -127,6 +144,8 @@ struct Answer {
     /// `idiag_timer`: what the kernel waits for on its own, and `idiag_expires`: how much longer.
     timer: u8,
     expires: Duration,
+    /// `idiag_retrans`.
+    sent_again: u8,
     /// `idiag_rqueue`: bytes not yet read; of a listener, connections not yet accepted.
     unread: u32,
     /// `idiag_wqueue`: bytes not yet acknowledged; of a listener, its backlog.
@@ -142,7 +161,8 @@ fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST.to_ne_bytes());
     bytes.extend([0; 8]); // sequence number, port id
-    bytes.extend([family as u8, IPPROTO_TCP as u8, 1 << (CONGESTION - 1), 0]);
+    let attributes = 1 << (CONGESTION - 1) | 1 << (MEMORY - 1);
+    bytes.extend([family as u8, IPPROTO_TCP as u8, attributes, 0]);
     bytes.extend(u32::MAX.to_ne_bytes()); // any state
     bytes.extend(local.port().to_be_bytes());
     bytes.extend(remote.port().to_be_bytes());
@@ -164,6 +184,15 @@ fn sixteen(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// The peer of a listener.
+fn nobody(local: SocketAddr) -> SocketAddr {
+    let ip = match local {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    SocketAddr::new(ip, 0)
+}
+
 /// `struct nlmsghdr`, and then `struct inet_diag_msg` or an errno.
 fn understand(answer: &[u8]) -> Result<Option<Answer>> {
     /// Of `idiag_rqueue`, behind four bytes, the addresses and a timer.
@@ -181,6 +210,7 @@ fn understand(answer: &[u8]) -> Result<Option<Answer>> {
     }
     let number = *answer.get(HEADER + 1).context("no state in the answer")?;
     let timer = *answer.get(HEADER + 2).context("no timer in the answer")?;
+    let sent_again = *answer.get(HEADER + 3).context("a short answer")?;
     let word = |at: usize| -> Result<u32> {
         let bytes = answer.get(at..at + 4).context("a short answer")?;
         Ok(u32::from_ne_bytes(bytes.try_into()?))
@@ -192,21 +222,21 @@ fn understand(answer: &[u8]) -> Result<Option<Answer>> {
         state,
         timer,
         expires,
+        sent_again,
         unread,
         limit,
     }))
 }
 
 /// The attributes stand behind `struct inet_diag_msg`: length, kind, value, padded to four bytes.
-fn congestion(answer: &[u8]) -> Option<String> {
+fn attribute(answer: &[u8], wanted: u16) -> Option<&[u8]> {
     let mut rest = answer.get(HEADER + 72..)?;
     loop {
         let number = |at| Some(u16::from_ne_bytes([*rest.get(at)?, *rest.get(at + 1)?]));
         let (length, kind) = (usize::from(number(0)?), number(2)?);
         let value = rest.get(4..length)?;
-        if kind == CONGESTION {
-            let name = value.split(|byte| *byte == 0).next()?;
-            return String::from_utf8(name.to_vec()).ok();
+        if kind == wanted {
+            return Some(value);
         }
         rest = rest.get(length.next_multiple_of(4)..)?;
     }
@@ -218,8 +248,13 @@ mod tests {
     use crate::wait::eventually;
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
 
-    use nix::sys::socket::{setsockopt, sockopt};
+    use nix::errno::Errno;
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen,
+        setsockopt, socket, sockopt,
+    };
 
     fn follow(bind: &str) {
         let diag = SockDiag::open().expect("netlink");
@@ -294,6 +329,36 @@ mod tests {
         let seconds = probe().expect("a timer").as_secs();
         assert!((900..=1000).contains(&seconds), "{seconds}");
         assert_eq!(diag.next_probe(server, client).expect("an answer"), None);
+    }
+
+    #[test]
+    fn a_full_listener_counts_what_it_drops() {
+        let diag = SockDiag::open().expect("netlink");
+        let loopback: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+        let socket = |flags| {
+            let flags = SockFlag::SOCK_CLOEXEC | flags;
+            socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket")
+        };
+        let listener = socket(SockFlag::empty());
+        bind(listener.as_raw_fd(), &SockaddrStorage::from(loopback)).expect("a port");
+        listen(&listener, Backlog::new(0).expect("small")).expect("bound");
+        let listener = TcpListener::from(listener);
+        let server = listener.local_addr().expect("bound");
+        let _queued = TcpStream::connect(server).expect("room for one");
+        assert_eq!(diag.dropped(server).expect("an answer"), Some(0));
+        let late = socket(SockFlag::SOCK_NONBLOCK);
+        let began = connect(late.as_raw_fd(), &SockaddrStorage::from(server));
+        assert_eq!(began, Err(Errno::EINPROGRESS));
+        let late = TcpStream::from(late);
+        let client = late.local_addr().expect("bound");
+        let again = || diag.sent_again(client, server).expect("an answer");
+        let soon = Duration::from_secs(20);
+        let sent = eventually("a second SYN", soon, || again().filter(|n| *n > 0));
+        assert!(sent.expect("a second later") > 0);
+        let dropped = diag.dropped(server).expect("an answer");
+        assert!(dropped.is_some_and(|dropped| dropped >= 2), "{dropped:?}");
+        drop(listener);
+        assert_eq!(diag.dropped(server).expect("an answer"), None);
     }
 
     #[test]

@@ -43,8 +43,12 @@ impl Crowd {
             .calls(Side::Client, &self.told_by_client(nth)?)
             .calls(Side::Server, &self.told_by_server()?)
             .descriptor(Side::Client, 0, "the keyboard")
-            .descriptor(Side::Client, guest.fd, "the connection")
-            .remark("At the server the parent accepts and waits, its child reads and writes.");
+            .descriptor(Side::Client, guest.fd, "the connection");
+        let parent = self.server()?.pid();
+        if self.told_by_server()?.iter().any(|c| c.pid != parent) {
+            let who = "At the server the parent accepts and waits, its child reads and writes.";
+            ladder = ladder.remark(who);
+        }
         for (at, side, what) in &self.marks {
             ladder = ladder.note(*at, *side, what.clone());
         }
@@ -69,7 +73,7 @@ impl Crowd {
     fn told_by_server(&self) -> Result<Vec<CallRecord>> {
         let mut calls = self.server()?.calls();
         calls.retain(|c| match &*c.call {
-            "accept" => true,
+            "accept" | "epoll_wait" => true,
             "waitpid" => c.phase == Phase::Return,
             _ => moves_data(c),
         });
