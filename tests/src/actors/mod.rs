@@ -7,6 +7,7 @@ pub mod closing;
 pub mod disposed;
 pub mod halves;
 pub mod line_echo;
+pub mod read_once;
 
 use std::io::{Write as _, stdout};
 
@@ -30,6 +31,7 @@ pub static ALL: &[&Actor] = &[
     &disposed::ACTOR,
     &halves::ACTOR,
     &line_echo::ACTOR,
+    &read_once::ACTOR,
 ];
 
 /// Plays the part called `name`. Errors: there is none, or what went wrong.

@@ -8,6 +8,7 @@ pub mod cast;
 pub mod crash_and_reboot;
 pub mod crowd;
 pub mod dispositions;
+pub mod edge_trigger;
 pub mod eintr;
 pub mod fin_or_reset;
 pub mod half_close;
@@ -54,6 +55,7 @@ macro_rules! every_lab {
             select_limit
             idle_cost
             one_stalls_all
+            edge_trigger
             zombies
             one_wait
             wait3
