@@ -383,6 +383,50 @@ impl fmt::Display for Peer {
     }
 }
 
+/// From now on the kernel drops whatever arrives for this socket, and answers nothing, as if it were
+/// lost on the way; until [`undeafen`].
+#[expect(unsafe_code)]
+pub fn deafen(socket: impl AsFd) -> nix::Result<()> {
+    let mut keep_nothing = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: keep_nothing.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program while it is called.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
+/// What arrives is taken in again.
+#[expect(unsafe_code)]
+pub fn undeafen(socket: impl AsFd) -> nix::Result<()> {
+    let (fd, any) = (socket.as_fd().as_raw_fd(), 0);
+    // SAFETY: it takes an int and does not look at it.
+    let done = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const any).cast(),
+            size_of_val(&any) as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// A part of an endless pattern: from `offset` on, at most `length` bytes and at least one. Its
 /// period is a prime, so that a block lost, doubled or out of place never fits.
 pub fn pattern(offset: u64, length: u64) -> &'static [u8] {

@@ -2,17 +2,14 @@
 //!
 //! An iterative server and more clients than it can serve. Asserted are the states of sockets whom
 //! nobody has accepted, the queue of the listener, where the server sleeps, what comes back and
-//! when; then, with a short queue, what becomes of the SYN that finds no room.
-
-use std::time::Duration;
+//! when. How long the queue may become is another story: [`backlog`](super::backlog).
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, SS, in_words, outcomes};
-use crate::narrate::{Act, Chapter, Lab, Need, Scene, Typed, shell};
+use crate::narrate::{Act, Chapter, Lab, Need, Scene, shell};
 use crate::observe::sockets::State;
-use crate::wait::eventually;
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
@@ -23,27 +20,14 @@ pub static LAB: Lab = Lab {
     takes: 5,
     needs: &[Need::Packets],
     about: "The smallest server serves one client to its end, and then accepts the next. What does \
-        the second client see meanwhile? Is it refused? Does it wait, and for what? How many may \
-        wait?",
-    acts: || {
-        vec![
-            Box::new(waiting(ITERATIVE)) as Box<dyn Scene>,
-            Box::new(full(SHORT)),
-        ]
-    },
+        the second client see meanwhile? Is it refused? Does it wait, and for what?",
+    acts: || vec![Box::new(waiting(ITERATIVE)) as Box<dyn Scene>],
 };
 
 /// The server that serves one client at a time.
 pub const ITERATIVE: &str = "tcpechod --model iterative --bind 127.0.0.1 {port}";
-/// The same with a queue for one.
-pub const SHORT: &str = "tcpechod --model iterative --backlog 0 --bind 127.0.0.1 {port}";
 
 const CLIENT: &str = "tcpecho 127.0.0.1 {port}";
-
-/// One that gives connect more time than a class may need.
-const PATIENT: &str = "tcpecho --connect-timeout 2m 127.0.0.1 {port}";
-/// The gaps between the SYNs grow with the time that a class has taken so far.
-const SYN: Duration = Duration::from_secs(70);
 
 /// One is served, one waits, one gives up waiting.
 pub fn waiting(server: &'static str) -> Act<Crowd> {
@@ -136,64 +120,15 @@ pub fn waiting(server: &'static str) -> Act<Crowd> {
              kernel answers with an RST, after write has returned.\n\n\
              The book (1.5, 4.5): an iterative server; completed connections are queued. This \
              kernel: the same. Verdict: whoever waits in the queue looks connected to itself, and \
-             a client alone cannot tell a busy server from a dead one.",
-        )
-}
-
-/// A queue with room for one, and two who want in.
-pub fn full(server: &'static str) -> Act<Crowd> {
-    Act::open("the queue is full", Crowd::open)
-        .server("The same server; listen(fd, 0).", server)
-        .client("The first client is served.", CLIENT)
-        .expect("where the server is", "read ...", Crowd::server_sleeps_in)
-        .client("The second waits in the queue.", CLIENT)
-        .expect("connected and not accepted", 1, Crowd::queued)
-        .observe("Send-Q of LISTEN: the backlog.", SS, Crowd::ss)
-        .predict(
-            "Backlog 0, and one is in the queue. Now a third. What does it see?",
-            &[
-                ("ESTAB", "it is connected: the queue grows"),
-                ("UNCONN", "it is refused: ECONNREFUSED"),
-                ("SYN-SENT", "nothing: connect does not return"),
-            ],
-        )
-        .client("The third client.", PATIENT)
-        .answer("the third client's socket", "SYN-SENT", |c| {
-            Ok(c.state_at_client(2)?.to_string())
-        })
-        .observe("SYN-SENT: its SYN was not answered.", SS, Crowd::ss)
-        .explain(
-            "One more than the backlog fits into the queue. When it is full, the kernel drops the \
-             SYN and says nothing: an RST would mean that nobody listens, and the client would \
-             give up. So its kernel sends the SYN again, a second later, and again, ever more rarely.",
-        )
-        .goodbye("The first client leaves: a place is free.", 0)
-        .expect("connected and not accepted, at once", 0, Crowd::queued)
-        .act("Wait for the next SYN of the third.", Typed::Nothing, |c| {
-            eventually("the next SYN", SYN, || {
-                let state = c.state_at_client(2).ok()?;
-                (state != State::SynSent).then_some(())
-            })
-        })
-        .expect("the third client's socket", "ESTAB", |c| {
-            Ok(c.state_at_client(2)?.to_string())
-        })
-        .expect("connected and not accepted", 1, Crowd::queued)
-        .explain(
-            "Nobody told the third client of the free place. It got in when its kernel sent the \
-             SYN again: a second late, or more.\n\n\
-             The book (4.5): the backlog once was a limit for both queues, and systems multiplied \
-             it with a factor; a full queue ignores SYNs. This kernel: backlog + 1 completed \
-             connections, at most net.core.somaxconn. Verdict: a queue that is too short shows as \
-             connects that take a second or more.",
+             a client alone cannot tell a busy server from a dead one. How many may wait, and what \
+             becomes of one too many: see the demonstration backlog.",
         )
         .try_it(
-            "1$ tcpechod --model iterative --backlog 0\n\
+            "1$ tcpechod --model iterative\n\
              2$ tcpecho localhost        (type a line)\n\
              3$ tcpecho localhost        (type a line: nothing comes)\n\
-             4$ tcpecho localhost        (type a line)\n\
-             5$ ss -tan | grep 9877      (LISTEN, ESTAB, SYN-SENT)\n\
-             2$ ^D, and look at 3 and 4",
+             4$ ss -tan | grep 9877      (LISTEN 1, ESTAB with Recv-Q)\n\
+             2$ ^D, and look at 3",
         )
         .read("Read: UNP 1.5, 4.5 (figures 4.7 and 4.10); listen(2), NOTES.")
 }
