@@ -231,7 +231,12 @@ const REFUSED: &str = "Now the server's kernel answers the ACK with an RST. The 
 
 /// A handshake whose last segment comes when the queue has become full. `states`: of the server's
 /// socket and the client's.
-pub fn late(title: &'static str, abort: u32, states: &'static str, why: &'static str) -> Act<Late> {
+pub fn late(
+    title: &'static str,
+    abort: u32,
+    states: &'static str,
+    why: &'static str,
+) -> Act<Overflow> {
     let choices = &[
         ("ESTAB / ESTAB", "connected: the handshake is complete"),
         (HALF, "connected to the client; to the server not yet"),
@@ -241,63 +246,63 @@ pub fn late(title: &'static str, abort: u32, states: &'static str, why: &'static
         0 => "sysctl net.ipv4.tcp_abort_on_overflow=0",
         _ => "sysctl net.ipv4.tcp_abort_on_overflow=1",
     };
-    let act = Act::open(title, Late::open)
+    let act = Act::open(title, Overflow::open)
         .act("On a host of its own.", shell(setting), move |l| {
             l.host.set("ipv4/tcp_abort_on_overflow", abort)
         })
         .act(
             "The server, stopped, with an empty queue.",
             shell(TWO),
-            Late::start_server,
+            Overflow::start_server,
         )
         .act(
             "A client sends its SYN. The SYN,ACK is lost on its way (here by a filter at its \
              socket).",
             Typed::Nothing,
-            Late::connect_deaf,
+            Overflow::connect_deaf,
         )
         .expect(
             "its sockets, server's / client's",
             "SYN-RECV / SYN-SENT",
-            Late::states,
+            Overflow::states,
         )
         .act(
             "Meanwhile three others fill the queue.",
             Typed::Nothing,
-            Late::fill,
+            Overflow::fill,
         )
         .predict(
             "The SYN,ACK is sent again, and arrives. The client's kernel answers with the ACK. \
              There is no room any more. What is the connection, for the server and for the client?",
             choices,
         )
-        .act("The SYN,ACK arrives.", Typed::Nothing, Late::hear)
-        .answer("its sockets, server's / client's", states, Late::states);
+        .act("The SYN,ACK arrives.", Typed::Nothing, Overflow::hear)
+        .answer("its sockets, server's / client's", states, Overflow::states);
     let act = match abort {
         0 => act
-            .act("The client writes a line.", Typed::Nothing, Late::write)
+            .act("The client writes a line.", Typed::Nothing, Overflow::write)
             .expect("its write", "write = 6", |l| Ok(l.said.clone()))
-            .expect("bytes not acknowledged", 6, Late::unacknowledged)
+            .expect("bytes not acknowledged", 6, Overflow::unacknowledged)
             .act(
                 "The server goes on, and accepts the three. Wait for what is sent again.",
                 shell("kill -CONT {server}"),
-                Late::go_on,
+                Overflow::go_on,
             )
             .expect(
                 "its sockets, server's / client's",
                 "ESTAB / ESTAB",
-                Late::states,
+                Overflow::states,
             )
-            .expect("bytes not acknowledged", 0, Late::unacknowledged),
+            .expect("bytes not acknowledged", 0, Overflow::unacknowledged),
         _ => act
-            .act("The client reads.", Typed::Nothing, Late::read)
+            .act("The client reads.", Typed::Nothing, Overflow::read)
             .expect("its read", "read = -1 ECONNRESET", |l| Ok(l.said.clone())),
     };
-    act.show("The whole story on one time line:", Late::ladder)
+    act.show("The whole story on one time line:", Overflow::ladder)
         .explain(why)
 }
 
-fn last(act: Act<Late>) -> Act<Late> {
+fn last(act: Act<Overflow>) -> Act<Overflow> {
     act.explain(
         "The book (4.5): two queues, and a backlog that never was well defined: many systems let \
          in more than it says (figure 4.10); a SYN that finds a full queue is ignored, for the \
@@ -347,7 +352,7 @@ fn dropped(crowd: &Crowd) -> Result<String> {
 }
 
 /// A host with a server, a client whose handshake is late, and others who were in time.
-pub struct Late {
+pub struct Overflow {
     host: Host,
     diag: SockDiag,
     capture: Capture,
@@ -361,7 +366,7 @@ pub struct Late {
     marks: Vec<(u64, Side, String)>,
 }
 
-impl Late {
+impl Overflow {
     fn open(place: &Isolation) -> Result<Self> {
         if let Isolation::Plain(why) = place {
             let why = format!("the setting needs a network namespace, and there is none: {why}");
@@ -516,7 +521,7 @@ impl Late {
     }
 }
 
-impl Stage for Late {
+impl Stage for Overflow {
     fn names(&self) -> Names {
         let mut names = vec![("port", defaults::PORT.to_string())];
         if let Some(server) = &self.server {

@@ -5,6 +5,8 @@
 //! nothing, and a small one that makes the same mistake where the waiting forgives it. Asserted are
 //! the bytes that come back, those that stay unread in the server's kernel, and its calls.
 
+use std::io::Write as _;
+
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
@@ -153,9 +155,7 @@ pub fn forgiven(title: &'static str, server: &'static str, why: &'static str) ->
         .show("What it says that it did:", |c| {
             let said = c.server()?.stdout();
             let reads = said.lines().filter(|line| line.starts_with("readable"));
-            Ok(View::Printed(
-                reads.map(|line| format!("{line}\n")).collect(),
-            ))
+            Ok(View::Printed(reads.collect::<Vec<_>>().join("\n")))
         })
         .explain(why)
 }
@@ -198,8 +198,11 @@ fn opening(title: &'static str, server: &'static str) -> Act<Crowd> {
 }
 
 fn send_much(crowd: &mut Crowd) -> Result<()> {
-    let message: String = (1..=2000).map(|n| format!("{n}\n")).collect();
-    crowd.pipe_into_client(MUCH, message.as_bytes())
+    let mut message = Vec::with_capacity(LENGTH);
+    for number in 1..=2000 {
+        writeln!(message, "{number}")?;
+    }
+    crowd.pipe_into_client(MUCH, &message)
 }
 
 /// How many bytes came back to the `nth` client, when nobody has anything to do any more.

@@ -4,6 +4,7 @@
 //! From the list come `tcpecho-lab list`, `tcpecho-lab run NAME`, and one test per lab.
 
 pub mod abort_before_accept;
+pub mod backlog;
 pub mod cast;
 pub mod crash_and_reboot;
 pub mod crowd;
@@ -50,6 +51,7 @@ macro_rules! every_lab {
             socket_pair
             port_range
             second_client
+            backlog
             reference_counts
             pools
             select_limit

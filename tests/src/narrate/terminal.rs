@@ -395,7 +395,7 @@ impl<W: Write> Renderer for Terminal<W> {
         page.step(what, Typed::Nothing, "")?;
         page.view(view)?;
         self.rub_out_sketch()?;
-        self.sketched = page.out.iter().filter(|byte| **byte == b'\n').count();
+        self.sketched = String::from_utf8_lossy(&page.out).lines().count();
         self.out.write_all(&page.out)?;
         self.out.flush()
     }
