@@ -18,7 +18,9 @@ use tcpecho_common::defaults;
 use crate::labs::crowd::{Crowd, SS};
 use crate::labs::states::{StateLog, now};
 use crate::narrate::ladder::{Ladder, Side};
-use crate::narrate::{Act, Expected, Lab, Names, Scene, Stage, Typed, Unseen, View, shell};
+use crate::narrate::{
+    Act, Chapter, Expected, Lab, Names, Need, Scene, Stage, Typed, Unseen, View, shell,
+};
 use crate::netns::Isolation;
 use crate::netns::host::Host;
 use crate::observe::packets::{Capture, Packet};
@@ -33,6 +35,9 @@ pub static LAB: Lab = Lab {
     name: "backlog",
     title: "listen(fd, 2): how many may wait for accept?",
     sections: "4.5",
+    chapter: Chapter::Concurrency,
+    takes: 8,
+    needs: &[Need::Packets],
     about: "Connections are made by the kernel, and wait in a queue until the server accepts them. \
         The second argument of listen says how long the queue may become. A server is busy \
         elsewhere for a while. What do its clients see? What does the one see who finds no room?",

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::binaries;
 use crate::labs::crowd::{Crowd, SS, in_words};
-use crate::narrate::{Act, Lab, Scene, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, View, shell};
 use crate::observe::calls::Phase;
 use crate::observe::rest::is_at_rest;
 use crate::server::Server;
@@ -22,6 +22,9 @@ pub static LAB: Lab = Lab {
     name: "edge-trigger",
     title: "It has arrived, and nobody is told: edges",
     sections: "6.3, epoll(7)",
+    chapter: Chapter::Concurrency,
+    takes: 3,
+    needs: &[],
     about: "epoll can tell that there is something to read as long as there is (level-triggered, \
         as poll does), or only when something has come (edge-triggered). Edges save calls. What \
         becomes of a server that does not read everything when it is told?",

@@ -20,7 +20,7 @@ use tcpecho_common::defaults;
 use crate::figures;
 use crate::labs::crowd::{Crowd, in_words, outcomes};
 use crate::limit::{self, no_room_for};
-use crate::narrate::{Act, Lab, Names, Scene, Stage, Typed, Unseen, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Typed, Unseen, View, shell};
 use crate::netns::Isolation;
 use crate::observe::accounts;
 use crate::observe::processes;
@@ -33,6 +33,9 @@ pub static LAB: Lab = Lab {
     name: "idle-cost",
     title: "Thousands who say nothing: who pays for them?",
     sections: "6.3, 6.10, 14.9",
+    chapter: Chapter::Concurrency,
+    takes: 10,
+    needs: &[Need::Descriptors, Need::Calm],
     about: "A server has thousands of clients. All of them are silent, but one. Each line of that \
         one wakes the server. What does it cost to find out who has spoken?",
     acts: || {

@@ -356,7 +356,7 @@ impl<W: Write> Renderer for Terminal<W> {
         match event {
             Event::Lab(lab, place) => self.lab(lab, place),
             Event::Act(number, title) => self.act(*number, title),
-            Event::Explain(text) => {
+            Event::Explain(text) | Event::Read(text) => {
                 writeln!(self.out)?;
                 self.paragraph(text, 0)
             }
@@ -369,10 +369,6 @@ impl<W: Write> Renderer for Terminal<W> {
             Event::Try(lines) => {
                 self.step(TRY_IT, Typed::Nothing, "")?;
                 self.output(lines)
-            }
-            Event::Read(text) => {
-                writeln!(self.out)?;
-                self.paragraph(text, 0)
             }
             Event::Answer(question, choice, guess) => self.answer(question, *choice, *guess),
             Event::Verdict(what, expected, judgement, _) => self.verdict(what, expected, judgement),

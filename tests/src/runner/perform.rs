@@ -101,7 +101,8 @@ impl Manner {
             let pause = Duration::from_secs_f64(self.pause);
             Terminal::automatic(out, self.width).pausing(pause)
         };
-        Ok(page.full(self.full).live(watched))
+        let redraws = watched && colors != ColorChoice::Never;
+        Ok(page.full(self.full).live(watched).redraws(redraws))
     }
 }
 

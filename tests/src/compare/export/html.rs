@@ -13,7 +13,7 @@ const STYLE: &str = include_str!("report.css");
 /// The whole page.
 pub fn html(comparison: &Comparison) -> String {
     document("Echo servers compared", STYLE, |page| {
-        body(page, comparison)
+        body(page, comparison);
     })
 }
 
