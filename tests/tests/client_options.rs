@@ -1048,13 +1048,21 @@ fn echo_to_the_end(server: &mut TcpStream) {
     server.shutdown(Shutdown::Write).expect("our FIN");
 }
 
+/// Returns when the client's kernel has had the RST, which may be late on a busy machine.
 fn close_with_reset(server: TcpStream) {
+    let own = server.local_addr().expect("an address");
+    let client = server.peer_addr().expect("a peer");
+    let diag = SockDiag::open().expect("sock_diag");
     let now = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
     setsockopt(&server, sockopt::Linger, &now).expect("an option");
     drop(server);
+    eventually("the end of the client's socket", DEADLINE, || {
+        matches!(diag.state(client, own), Ok(None)).then_some(())
+    })
+    .expect("a reset");
 }
 
 /// From now on this end drops whatever arrives and answers nothing, as a host that was unplugged.

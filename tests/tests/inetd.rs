@@ -491,9 +491,10 @@ fn what_cannot_be_listened_on_is_refused_with_a_way_out() -> anyhow::Result<()> 
 fn the_manager_is_told_when_it_is_ready_and_when_it_stops(
     contestant: &Contestant,
 ) -> anyhow::Result<()> {
-    let name = format!("tcpecho-lab-{}-{}", std::process::id(), contestant.model);
+    let own = contestant.to_string().replace(' ', "");
+    let name = format!("tcpecho-lab-{}-{own}", std::process::id());
     let hidden = local::SocketAddr::from_abstract_name(&name)?;
-    let path = scratch(&format!("notify-{}", contestant.model));
+    let path = scratch(&format!("notify-{own}"));
     for (manager, place) in [
         (UnixDatagram::bind_addr(&hidden)?, format!("@{name}")),
         (UnixDatagram::bind(&path)?, path.0.display().to_string()),
