@@ -62,13 +62,14 @@ impl Drop for Scratch {
     }
 }
 
-/// The programs, except that tcpechod has one more argument.
-fn programs_with(scratch: &Scratch, argument: &str) -> Result<()> {
+/// The programs, except that a forking tcpechod has these arguments as well.
+fn programs_with(scratch: &Scratch, arguments: &str) -> Result<()> {
     let real = binaries::directory()?.context("a directory with the programs")?;
     std::os::unix::fs::symlink(real.join("tcpecho"), scratch.0.join("tcpecho"))?;
     let server = scratch.0.join("tcpechod");
     let script = format!(
-        "#!/bin/sh\nexec '{}/tcpechod' {argument} \"$@\"\n",
+        "#!/bin/sh\ncase \"$*\" in *'--model fork'*) set -- {arguments} \"$@\";; esac\n\
+         exec '{}/tcpechod' \"$@\"\n",
         real.display()
     );
     fs::write(&server, script)?;

@@ -118,6 +118,15 @@ impl Run {
     pub fn run(&self) -> Result<ExitCode> {
         programs_are_built()?;
         sweep::when_interrupted(Last::Signal)?;
+        let result = self.perform();
+        // Whatever has come of it, that is because of the signal.
+        if let Some(signal) = sweep::interrupted() {
+            sweep::follow(signal);
+        }
+        result
+    }
+
+    fn perform(&self) -> Result<ExitCode> {
         let began = Instant::now();
         let labs = self.chosen();
         let stagehand = self.stagehand();
