@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod calls;
 pub mod icmp;
 pub mod packets;
+pub mod pcap;
 pub mod processes;
 pub mod resources;
 pub mod rest;

@@ -23,7 +23,10 @@ use anyhow::Context;
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::poll::{PollFd, PollFlags, poll};
 
+use crate::observe::pcap::Sink;
 use crate::wait::eventually;
+
+pub(super) use tap::SNAP;
 
 /// How often the emptying thread looks whether the capture is still wanted, in ms.
 const LOOK_UP: u16 = 500;
@@ -208,6 +211,7 @@ struct Shared {
 struct Seen {
     ring: tap::Ring,
     packets: Vec<Packet>,
+    sink: Option<Sink>,
 }
 
 /// What a capture has seen.
@@ -223,15 +227,27 @@ impl Capture {
     /// Captures the loopback interface of this thread's network namespace from now on.
     /// Errors: EPERM without `CAP_NET_RAW`, which [`crate::netns`] gives.
     pub fn start() -> anyhow::Result<Self> {
-        Self::start_on("lo")
+        Self::on("lo", None)
     }
 
-    /// The same for another interface, in both directions.
+    /// The same for another interface, in both directions; into a recording, too, if there is one.
     pub fn start_on(interface: &str) -> anyhow::Result<Self> {
+        Self::on(interface, Sink::wanted())
+    }
+
+    /// Captures lo for a recording.
+    pub(super) fn recorded(sink: Sink) -> anyhow::Result<Self> {
+        Self::on("lo", Some(sink))
+    }
+
+    fn on(interface: &str, sink: Option<Sink>) -> anyhow::Result<Self> {
         let tap = tap::on(interface);
         let (tap, ring) = tap.with_context(|| format!("a packet socket on {interface}"))?;
-        let packets = Vec::new();
-        let seen = Mutex::new(Seen { ring, packets });
+        let seen = Mutex::new(Seen {
+            ring,
+            packets: Vec::new(),
+            sink,
+        });
         let shared = Arc::new(Shared { tap, seen });
         let weak = Arc::downgrade(&shared);
         thread::Builder::new()
@@ -262,17 +278,27 @@ impl Capture {
 
     /// How many packets the kernel had to drop since this was last asked.
     pub fn take_dropped(&self) -> anyhow::Result<u64> {
-        tap::dropped(&self.0.tap).context("statistics of the packet socket")
+        self.0.dropped(&self.0.settled())
     }
 
     /// Ends the capture; everything that passed before is in it.
     pub fn stop(self) -> anyhow::Result<Captured> {
         let mut seen = self.0.settled();
-        let dropped = self.take_dropped()?;
+        let dropped = self.0.dropped(&seen)?;
         Ok(Captured {
             packets: std::mem::take(&mut seen.packets),
             dropped,
         })
+    }
+}
+
+/// What passed before the end is in the recording, and nothing that passes after it.
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let mut seen = self.0.settled();
+        // The recording counts what it can.
+        let _ = self.0.dropped(&seen);
+        seen.sink = None;
     }
 }
 
@@ -286,15 +312,36 @@ fn follow(capture: &Weak<Shared>) {
 }
 
 impl Shared {
+    fn dropped(&self, seen: &Seen) -> anyhow::Result<u64> {
+        let dropped = tap::dropped(&self.tap).context("statistics of the packet socket")?;
+        if let Some(sink) = &seen.sink {
+            sink.dropped(dropped);
+        }
+        Ok(dropped)
+    }
+
     fn settled(&self) -> MutexGuard<'_, Seen> {
         let mut guard = self.seen.lock().expect("no panic while it is held");
-        let Seen { ring, packets } = &mut *guard;
+        let Seen {
+            ring,
+            packets,
+            sink,
+        } = &mut *guard;
+        let look = |at, length, frame: &[u8]| {
+            if let Some(sink) = &*sink {
+                sink.packet(at, length, frame);
+            }
+            decode(at, frame)
+        };
         // Once around is enough: what comes later had not passed before the question.
         for _ in 0..tap::FRAMES {
-            match ring.next(decode) {
+            match ring.next(look) {
                 Some(packet) => packets.extend(packet),
                 None => break,
             }
+        }
+        if let Some(sink) = sink {
+            sink.flush();
         }
         guard
     }

@@ -16,7 +16,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// How many bytes of a packet are kept: Ethernet 14, IPv6 40, TCP at most 60.
-pub(super) const SNAP: u32 = 128;
+pub(in crate::observe) const SNAP: u32 = 128;
 
 /// How many packets the ring holds.
 pub(super) const FRAMES: usize = 32 * 1024;
@@ -80,9 +80,9 @@ impl Ring {
         })
     }
 
-    /// Shows the next packet and when it passed (`CLOCK_REALTIME` ns) to `look`, and gives its
-    /// frame back to the kernel; None if there is no packet yet.
-    pub(super) fn next<T>(&mut self, look: impl FnOnce(u64, &[u8]) -> T) -> Option<T> {
+    /// Shows to `look` when the next packet passed (`CLOCK_REALTIME` ns), how long it was and what is
+    /// kept of it, and gives its frame back to the kernel; None if there is no packet yet.
+    pub(super) fn next<T>(&mut self, look: impl FnOnce(u64, u32, &[u8]) -> T) -> Option<T> {
         #[expect(unsafe_code)]
         // SAFETY: `next` is below FRAMES, and every frame starts with a tpacket2_hdr, aligned to
         // FRAME. The status says whose the frame is; while it is ours the kernel leaves it alone,
@@ -98,7 +98,7 @@ impl Ring {
             let length = (header.tp_snaplen as usize).min(FRAME - start);
             let packet = slice::from_raw_parts(frame.add(start).as_ptr(), length);
             let at = u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec);
-            let seen = look(at, packet);
+            let seen = look(at, header.tp_len, packet);
             owner.store(libc::TP_STATUS_KERNEL, Ordering::Release);
             self.next = (self.next + 1) % FRAMES;
             Some(seen)
