@@ -9,7 +9,7 @@
 //! makes up what is the same again for the same seed, [`actors`] are small programs for its labs, [`runner`] is what performs these, [`soak`] does everything at once for a long
 //! time; [`load`] is the load generator, [`compare`] puts the servers side by side under it,
 //! [`figures`] writes their numbers, [`date`] dates, [`file`](mod@file) files that are all there or not at all,
-//! [`page`] is what all pages have in common.
+//! [`page`] is what all pages have in common, [`handout`] what remains of a lab when it is over.
 
 pub mod actors;
 pub mod binaries;
@@ -20,6 +20,7 @@ pub mod contestant;
 pub mod date;
 pub mod figures;
 pub mod file;
+pub mod handout;
 pub mod labs;
 pub mod limit;
 pub mod load;
