@@ -121,12 +121,17 @@ fn talkative(mistake: Option<Mistake>) -> Act<Queue> {
          read. The error waits for the next call and is told once, here to the write. There is no SIGPIPE: that is for the write after this one.\n\n\
          select and poll call the listener readable in both acts. On a kernel that drops the \
          connection instead, a server that trusts them then sleeps in accept while others wait \
-         (16.6); so a listener under select should not block. Here it would not.\n\n\
-         Try it yourself. Terminal 1: tcpechod --model iterative -vvv & and then kill -STOP $!. \
-         Terminal 2: tcpecho --reset 127.0.0.1, type a line, press Ctrl-C. Terminal 1: ss -ltn, and \
-         then kill -CONT $!.\n\n\
-         Read: UNP 5.11, 16.6; accept(2), whose ERRORS list ECONNABORTED all the same.",
+         (16.6); so a listener under select should not block. Here it would not.",
     )
+        .try_it(
+            "1$ tcpechod --model iterative -vvv &\n\
+             1$ kill -STOP %1\n\
+             2$ tcpecho --reset localhost\n\
+             2> ^D\n\
+             1$ ss -tan | grep 9877                       (Recv-Q of the listener)\n\
+             1$ kill -CONT %1                             (what say accept and read?)",
+        )
+        .read("Read: UNP 5.11, 16.6; accept(2), whose ERRORS list ECONNABORTED all the same.")
 }
 
 /// What both acts begin with: a stopped server, a client that is connected.

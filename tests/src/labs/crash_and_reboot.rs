@@ -137,11 +137,23 @@ fn probing(fall: Fall) -> Act<Hosts> {
     .explain(
         "The probe is an empty segment with an old sequence number, which every TCP must answer: \
          with ACK if it knows the connection, with RST if it does not. Who must know without \
-         having anything to say needs keepalive, or a heartbeat of its own.\n\n\
-         Try it yourself, on two machines A and B. On B: tcpechod. On A: tcpecho B, and type a \
-         line. Pull B's cable, reset B, put the cable back, start tcpechod, type a line on A.\n\n\
-         Read: UNP 5.15 and 7.5 (SO_KEEPALIVE); RFC 9293, 3.5.1 (half-open connections); tcp(7).",
+         having anything to say needs keepalive, or a heartbeat of its own.",
     )
+    .try_it(
+        "1$ unshare -Urn                              (a host of its own)\n\
+             1# ip link set lo up\n\
+             1# sysctl net.ipv4.tcp_orphan_retries=1\n\
+             1# tcpechod &\n\
+             1# tcpecho 127.0.0.1\n\
+             1> hello\n\
+             2$ nsenter --preserve-credentials -U -n -t $(pgrep -o tcpechod)\n\
+             2# tc qdisc add dev lo root pfifo limit 0    (from now on all is lost)\n\
+             2# kill -KILL $(pgrep -o tcpechod); sleep 3\n\
+             2# ss -tan                                   (who remembers?)\n\
+             2# tc qdisc del dev lo root; tcpechod &\n\
+             1> are you back?                             (nothing: an RST)",
+    )
+    .read("Read: UNP 5.15 and 7.5 (SO_KEEPALIVE); RFC 9293, 3.5.1 (half-open connections); tcp(7).")
 }
 
 /// What both acts begin with: two hosts, server, client, one echo.

@@ -329,10 +329,15 @@ fn hangup() -> Act<Crowd> {
         .try_it(
             "1$ tcpechod --model fork\n\
              2$ grep Sig /proc/$(pidof tcpechod)/status\n\
-             1$ kill -l                        (names and numbers)\n\
-             1$ nohup tcpechod                 (and the same in 2: bit 0 of SigIgn)\n\
+             2$ kill -l                                   (names and numbers)\n\
+             1> ^C\n\
+             1$ nohup tcpechod\n\
+             2$ grep SigIgn /proc/$(pidof tcpechod)/status      (bit 0 is SIGHUP)\n\
+             1> ^C\n\
              1$ tcpecho-lab actor disposed catch=all\n\
-             2$ kill -INT PID; kill -TERM PID; kill -KILL PID",
+             2$ pkill -INT -f 'actor disposed'\n\
+             2$ pkill -TERM -f 'actor disposed'\n\
+             2$ pkill -KILL -f 'actor disposed'           (which of the three ends it?)",
         )
         .read("Read: UNP 5.8; signal(7), sigaction(2); execve(2), fork(2); nohup(1).")
 }

@@ -187,10 +187,12 @@ pub fn calls(waits: &'static [&'static str]) -> Act<Waits> {
     )
     .try_it(
         "1$ tcpechod --model fork --mistake fatal-eintr\n\
-             2$ tcpecho localhost                         (^D; look at 1)\n\
-             1$ tcpecho-lab actor blocked poll --restart\n\
-             2$ kill -USR1 PID                            (the pid that it says)\n\
-             1$ tcpecho-lab actor blocked read --restart  (the same: it goes on)",
+         2$ tcpecho localhost\n\
+         2> ^D                                        (and look at 1)\n\
+         1$ tcpecho-lab actor blocked poll --restart\n\
+         2$ pkill -USR1 -f 'actor blocked'            (1 says EINTR)\n\
+         1$ tcpecho-lab actor blocked read --restart\n\
+         2$ pkill -USR1 -f 'actor blocked'            (1 reads on)",
     )
     .read(
         "Read: UNP 5.9; signal(7), \"Interruption of system calls and library functions by \

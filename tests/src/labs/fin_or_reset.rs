@@ -169,11 +169,21 @@ fn reset_after_fin() -> Act<Pair> {
         "The book (5.12) says that readline returns ECONNRESET if the RST comes first. This \
          kernel: 0, always. Two reasons. A read looks first whether a FIN has come, and if so says \
          end of file. And an RST that meets a connection which has had its FIN leaves EPIPE \
-         behind, not ECONNRESET: the second write has just had it.\n\n\
-         Try it yourself. Terminal 1: tcpechod --model fork. Terminal 2: tcpecho --mode blocking \
-         127.0.0.1, and type a line. Terminal 1: kill -STOP the child, type a line in terminal 2, \
-         kill -KILL the child. Then the same without the STOP.\n\n\
-         Read: UNP 5.12, 5.13; RFC 1122, 4.2.2.13 and RFC 2525, 2.17 (a reset for data that \
+         behind, not ECONNRESET: the second write has just had it.",
+    )
+    .try_it(
+        "1$ tcpechod --model fork\n\
+             2$ tcpecho --mode blocking localhost\n\
+             2> hello\n\
+             3$ kill -KILL $(pgrep -n tcpechod)           (the child)\n\
+             2> hello                                     (nothing: it was a FIN)\n\
+             2$ tcpecho --mode blocking localhost\n\
+             3$ kill -STOP $(pgrep -n tcpechod)\n\
+             2> hello                                     (nothing: it is not read)\n\
+             3$ kill -KILL $(pgrep -n tcpechod)           (and look at 2: an RST)",
+    )
+    .read(
+        "Read: UNP 5.12, 5.13; RFC 1122, 4.2.2.13 and RFC 2525, 2.17 (a reset for data that \
          nobody reads).",
     )
 }

@@ -225,7 +225,7 @@ pub fn ways([unsent, linger_0, linger_1, unread]: [&'static str; 4]) -> Act<Part
              2$ tcpecho-lab actor closing unsent 127.0.0.1:9877\n\
              2$ tcpecho-lab actor closing unsent linger=1 127.0.0.1:9877\n\
              2$ ss -tan | grep FIN-WAIT\n\
-             1$ kill -KILL %1\n",
+             1$ kill -KILL %1",
         )
         .read("Read: UNP 4.9, 6.6, 7.5 (SO_LINGER); shutdown(2), close(2), socket(7).")
 }

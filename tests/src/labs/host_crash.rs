@@ -181,14 +181,22 @@ fn clients_host() -> Act<Hosts> {
         "A server only reads and answers. If its client's host is gone, it waits in read for ever: \
          ESTABLISHED, a process, descriptors, no timer. The two hours of keepalive (7.5) count \
          only where SO_KEEPALIVE is set, and the kernel does not set it by itself. A server needs a \
-         rule of its own; this one has --idle-timeout.\n\n\
-         Try it yourself, on two machines A and B. On B: tcpechod --model fork. On A: tcpecho B, and type \
-         a line. Pull the cable, type another, and watch on A: ss -tno 'dport = :9877'. The column \
-         timer shows the wait and how often it has been sent. \
-         For less patience: sudo sysctl -w net.ipv4.tcp_retries2=3.\n\n\
-         Read: UNP 5.14 and 7.5; tcp(7): tcp_retries2, TCP_USER_TIMEOUT, TCP_KEEPIDLE; RFC 6298 \
-         (the timer and its doubling).",
+         rule of its own; this one has --idle-timeout.",
     )
+        .try_it(
+            "1$ unshare -Urn                              (a host of its own)\n\
+             1# ip link set lo up\n\
+             1# sysctl net.ipv4.tcp_retries2=3\n\
+             1# tcpechod &\n\
+             1# tcpecho 127.0.0.1\n\
+             1> hello\n\
+             2$ nsenter --preserve-credentials -U -n -t $(pgrep -o tcpechod)\n\
+             2# tc qdisc add dev lo root pfifo limit 0    (from now on all is lost)\n\
+             1> anybody there?                            (nothing; it takes 3 seconds)\n\
+             2# ss -tno                                   (the timer, again and again)",
+        )
+        .read("Read: UNP 5.14 and 7.5; tcp(7): tcp_retries2, TCP_USER_TIMEOUT, TCP_KEEPIDLE; RFC 6298 \
+         (the timer and its doubling).")
 }
 
 /// What both acts begin with: two hosts, server, clients, an echo for each.

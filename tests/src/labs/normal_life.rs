@@ -68,11 +68,12 @@ fn life(args: &'static [&'static str]) -> Act<Pair> {
         )
         .try_it(
             "1$ tcpechod --model fork &\n\
-             2$ tcpecho 127.0.0.1                   (type a line)\n\
+             2$ tcpecho 127.0.0.1\n\
+             2> hello\n\
              1$ ss -tan | grep 9877\n\
-             2$ ^D\n\
-             1$ ss -tno state time-wait             (again and again, for a minute)\n\
-             1$ kill %1\n",
+             2> ^D\n\
+             1$ ss -tno state time-wait                   (again and again, for a minute)\n\
+             1$ kill %1",
         )
         .read("Read: UNP 2.6, 2.7, 5.6, 5.7; tcp(7), ss(8); RFC 9293, 3.3.2, figure 5.")
 }

@@ -127,11 +127,16 @@ pub fn served(title: &'static str, server: &'static str, why: &'static str) -> A
     )
     .try_it(
         "1$ tcpechod --mistake blocking-write\n\
-         2$ tcpecho localhost                       (type a line)\n\
+         2$ tcpecho localhost\n\
+         2> hello\n\
          3$ tcpecho --read-rate 0 localhost < /dev/zero\n\
-         2$ type a line: nothing\n\
-         4$ ss -tan | grep 9877                     (Recv-Q, Send-Q)\n\
-         1$ ^C, and once more without --mistake",
+         2> hello again                               (nothing)\n\
+         4$ ss -tan | grep 9877                       (Recv-Q, Send-Q)\n\
+         1> ^C\n\
+         1$ tcpechod                                  (and the same again)\n\
+         2$ tcpecho localhost\n\
+         3$ tcpecho --read-rate 0 localhost < /dev/zero\n\
+         2> hello",
     )
     .read("Read: UNP 6.8 (denial of service), 16.2; send(2), EAGAIN; tcp(7), buffers.")
 }

@@ -63,11 +63,14 @@ const ZOMBIES: &[(&str, &str)] = &[
 ];
 const TRY: &str = "\
 1$ tcpechod --model fork --mistake wait-once
-2$ tcpecho --connections 5 localhost         (then ^D)
+2$ tcpecho --connections 5 localhost
+2> ^D
 3$ ps -o pid,ppid,stat,args -C tcpechod      (count the zombies; again!)
-2$ tcpecho --connections 5 localhost         (not yet ^D)
-3$ kill -STOP PID                            (of the parent; now ^D in 2)
-3$ kill -CONT PID                            (and ps again)";
+2$ tcpecho --connections 5 localhost
+3$ kill -STOP $(pgrep -o tcpechod)           (the parent)
+2> ^D
+3$ kill -CONT $(pgrep -o tcpechod)
+3$ ps -o pid,ppid,stat,args -C tcpechod      (how many now?)";
 const READ: &str = "Read: UNP 5.10 (figures 5.7 to 5.11); signal(7), \"Queueing and delivery \
     semantics for standard signals\"; waitpid(2).";
 

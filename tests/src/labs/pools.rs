@@ -185,11 +185,17 @@ pub fn turns(server: &'static str) -> Act<Crowd> {
         )
         .try_it(
             "1$ tcpechod --model prefork --workers 3\n\
-             2$ tcpecho localhost       (and in 3 and 4: type a line in each)\n\
-             5$ tcpecho localhost       (type a line: nothing; now ^D in 2)\n\
-             5$ ps --ppid $(pgrep -o tcpechod)\n\
-             5$ kill -KILL one of them  (and look again)\n\
-             5$ kill -USR1 $(pgrep -o tcpechod)   (1 shows the shares)",
+             2$ tcpecho localhost                         (and the same in 3 and 4)\n\
+             2> hello\n\
+             3$ tcpecho localhost\n\
+             4$ tcpecho localhost\n\
+             5$ tcpecho localhost\n\
+             5> hello                                     (nothing)\n\
+             2> ^D                                        (and look at 5)\n\
+             6$ ps --ppid $(pgrep -o tcpechod)\n\
+             6$ kill -KILL $(pgrep -n tcpechod)           (one of them; and look again)\n\
+             6$ ps --ppid $(pgrep -o tcpechod)\n\
+             6$ kill -USR1 $(pgrep -o tcpechod)           (1 shows the shares)",
         )
         .read("Read: UNP 30.6 to 30.8, 30.11, 30.12; accept(2).")
 }

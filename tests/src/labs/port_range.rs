@@ -150,10 +150,11 @@ fn conclusion(act: Act<Ports>) -> Act<Ports> {
     .try_it(
         "1$ unshare -Urn\n\
          1# ip link set lo up\n\
-             1# sysctl net.ipv4.ip_local_port_range=\"20000 20009\"\n\
+         1# sysctl net.ipv4.ip_local_port_range=\"20000 20009\"\n\
          1# tcpechod &\n\
-         1# tcpecho --connections 10 127.0.0.1   (type ^D)\n\
-         1# tcpecho --connections 11 127.0.0.1\n",
+         1# tcpecho --connections 10 127.0.0.1\n\
+         1> ^D\n\
+         1# tcpecho --connections 11 127.0.0.1        (fails)",
     )
     .read(
         "Read: UNP 2.9, 2.10, 2.12; ip(7): ip_local_port_range, IP_BIND_ADDRESS_NO_PORT; connect(2): \

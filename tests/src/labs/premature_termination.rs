@@ -193,6 +193,17 @@ fn attentive() -> Act<Pair> {
             "The network did the same in both acts. What differs is the client: it must wait for \
              everything that can happen, not for what it expects next.",
         )
+        .try_it(
+            "1$ tcpechod --model fork\n\
+             2$ tcpecho --mode blocking localhost\n\
+             2> hello\n\
+             3$ kill -KILL $(pgrep -n tcpechod)           (the child; and look at 2)\n\
+             2> another line                              (nothing, but now it knows)\n\
+             2$ tcpecho localhost\n\
+             2> hello\n\
+             3$ kill -KILL $(pgrep -n tcpechod)           (and look at 2)",
+        )
+        .read("Read: UNP 5.12, 5.13, 6.4; tcp(7); RFC 9293, 3.6 (a half-closed connection).")
 }
 
 /// What both acts begin with: server, client, one echo.

@@ -193,10 +193,12 @@ pub fn two_descriptors(how: Shutdown) -> Act<Copies> {
         )
         .try_it(
             "1$ tcpechod --model fork --mistake leak-connfd\n\
-             2$ tcpecho localhost        (type a line, then ^D: it hangs)\n\
-             3$ ss -tanp | grep 9877     (who has CLOSE-WAIT?)\n\
+             2$ tcpecho localhost\n\
+             2> hello\n\
+             2> ^D                                        (nothing: it hangs)\n\
+             3$ ss -tanp | grep 9877                      (who has CLOSE-WAIT?)\n\
              3$ ls -l /proc/$(pgrep -o tcpechod)/fd\n\
-             1$ ^C                       (and look at 2)",
+             1> ^C                                        (and look at 2)",
         )
         .read("Read: UNP 4.8 (figure 4.13 and the text behind it), 6.6; close(2), shutdown(2).")
 }

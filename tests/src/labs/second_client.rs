@@ -125,10 +125,12 @@ pub fn waiting(server: &'static str) -> Act<Crowd> {
         )
         .try_it(
             "1$ tcpechod --model iterative\n\
-             2$ tcpecho localhost        (type a line)\n\
-             3$ tcpecho localhost        (type a line: nothing comes)\n\
-             4$ ss -tan | grep 9877      (LISTEN 1, ESTAB with Recv-Q)\n\
-             2$ ^D, and look at 3",
+             2$ tcpecho localhost\n\
+             2> hello\n\
+             3$ tcpecho localhost\n\
+             3> hello                                     (nothing)\n\
+             4$ ss -tan | grep 9877                       (LISTEN 1, ESTAB with Recv-Q)\n\
+             2> ^D                                        (and look at 3)",
         )
         .read("Read: UNP 1.5, 4.5 (figures 4.7 and 4.10); listen(2), NOTES.")
 }

@@ -144,7 +144,9 @@ pub fn beyond(fd: usize) -> Act<Frame> {
         .try_it(
             "1$ ulimit -n 4096; tcpechod --model select\n\
              2$ ulimit -n 4096; tcpecho --connections 1030 localhost\n\
-             1$ ^C, and once more with --model poll",
+             1> ^C\n\
+             1$ tcpechod --model poll\n\
+             2$ tcpecho --connections 1030 localhost      (and nobody is closed)",
         )
         .read("Read: UNP 6.3, 6.8; select(2), the sections NOTES and BUGS; FD_SET(3).")
 }

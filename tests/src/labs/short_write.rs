@@ -170,8 +170,10 @@ pub fn mixed(server: &'static str) -> Act<Crowd> {
     )
     .try_it(
         "1$ tcpechod --mistake short-write\n\
-             2$ head -c 16M /dev/zero | tcpecho --read-rate 1M localhost | wc -c\n\
-             1$ ^C, and once more without --mistake",
+         2$ head -c 16M /dev/zero | tcpecho --read-rate 4M localhost | wc -c\n\
+         1> ^C\n\
+         1$ tcpechod\n\
+         2$ head -c 16M /dev/zero | tcpecho --read-rate 4M localhost | wc -c",
     )
     .read("Read: UNP 3.9, 26.5; write(2), RETURN VALUE; read(2); pipe(7).")
 }

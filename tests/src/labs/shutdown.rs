@@ -160,11 +160,21 @@ fn orphans(args: &'static [&'static str]) -> Act<Pair> {
             "A connection belongs to who has its descriptor: the child. It closed its copy of the \
              listening socket (5.2), so the port was free for a new listener; SO_REUSEADDR (7.5) \
              says that the old connections do not matter. Kill all of a server, then: its \
-             process group, kill -- -PGID. systemd kills all that is in the unit's cgroup.\n\n\
-             Try it yourself. Terminal 1: tcpechod --model fork & . Terminal 2: tcpecho 127.0.0.1, \
-             and type. Terminal 1: kill -KILL $!, then ss -tanp and the server again.\n\n\
-             Read: UNP 5.16, 5.2, 7.5 (SO_REUSEADDR); shutdown(8), kill(2), systemd.kill(5).",
+             process group, kill -- -PGID. systemd kills all that is in the unit's cgroup.",
         )
+        .try_it(
+            "1$ tcpechod --model fork &\n\
+             2$ tcpecho localhost\n\
+             2> hello\n\
+             1$ kill -TERM %1                             (and look at 2)\n\
+             1$ tcpechod --model fork &\n\
+             2$ tcpecho localhost\n\
+             2> hello\n\
+             1$ kill -KILL $(pgrep -o tcpechod)\n\
+             2> are you there?                            (so is its child)\n\
+             1$ ps -o pid,ppid,stat,args -C tcpechod      (whose child is it now?)",
+        )
+        .read("Read: UNP 5.16, 5.2, 7.5 (SO_REUSEADDR); shutdown(8), kill(2), systemd.kill(5).")
 }
 
 /// What all acts begin with: server, client, one echo.

@@ -198,9 +198,13 @@ pub fn rst_alone(server: &'static str) -> Act<Crowd> {
         .try_it(
             "1$ tcpechod --model fork\n\
              2$ tcpecho --mode blocking --split-write 1s --sigpipe default localhost\n\
-             3$ ps -C tcpechod; kill -KILL PID  (of the child; then a line in 2)\n\
+             2> hello\n\
+             3$ kill -KILL $(pgrep -n tcpechod)           (the child)\n\
+             2> hello again                               (nothing)\n\
+             2$ echo $?                                   (128 + SIGPIPE)\n\
+             1> ^C\n\
              1$ tcpechod --model fork --sigpipe count\n\
-             3$ kill -PIPE PID                 (of the parent, of a child)",
+             3$ kill -PIPE $(pgrep -o tcpechod)           (the parent; and look at 1)",
         )
         .read("Read: UNP 5.13; signal(7); send(2), MSG_NOSIGNAL and EPIPE.")
 }

@@ -178,9 +178,10 @@ pub fn names(accepted: bool) -> Act<Asked> {
         )
         .try_it(
             "1$ tcpechod --bind 0.0.0.0 &\n\
-             2$ tcpecho 127.0.0.7        (leave it running)\n\
+             2$ tcpecho 127.0.0.7\n\
+             2> hello\n\
              1$ ss -tan | grep 9877\n\
-             1$ tcpechod 0 &\n",
+             1$ tcpechod 0 &                              (which port?)",
         )
         .read("Read: UNP 2.11, 4.10, 4.4 (bind); getsockname(2), ip(7).")
 }

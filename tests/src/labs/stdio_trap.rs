@@ -136,10 +136,15 @@ pub fn cure(client: &'static str) -> Act<Crowd> {
         )
         .try_it(
             "1$ tcpechod\n\
-             2$ tcpecho --mode stdio localhost       (by hand: all is well)\n\
+             2$ tcpecho --mode stdio localhost\n\
+             2> hello                                     (by hand all is well)\n\
+             2> ^D\n\
              2$ (printf 'one\\ntwo\\nthree\\n'; cat) | tcpecho --mode stdio localhost\n\
-             \x20                                       (type a line, then ^D)\n\
-             2$ the same once more without --mode stdio",
+             2> four                                      (now come two and three, too)\n\
+             2> ^D\n\
+             2$ (printf 'one\\ntwo\\nthree\\n'; cat) | tcpecho localhost\n\
+             2> four\n\
+             2> ^D",
         )
         .read("Read: UNP 6.5 (the end of it), 3.9; setvbuf(3), poll(2).")
 }

@@ -185,11 +185,12 @@ pub fn never_closed(server: &'static str) -> Act<Pair> {
              the same four numbers. It is a friend. Do not fight it, set SO_REUSEADDR.",
         )
         .try_it(
-            "1$ tcpechod --model fork --mistake no-reuseaddr & \n\
-             2$ tcpecho 127.0.0.1                      (type a line)\n\
+            "1$ tcpechod --model fork &\n\
+             2$ tcpecho 127.0.0.1\n\
+             2> hello\n\
              1$ kill %1; sleep 1; ss -tan | grep 9877\n\
-             1$ tcpechod --model fork --mistake no-reuseaddr\n\
-             1$ tcpechod --model fork                  (and again after a minute)\n",
+             1$ tcpechod --model fork --mistake no-reuseaddr    (fails, for a minute)\n\
+             1$ tcpechod --model fork",
         )
         .read(
             "Read: UNP 2.7, 7.5 (SO_REUSEADDR), 5.8; socket(7), tcp(7); RFC 9293, 3.6.1; RFC 6191.",

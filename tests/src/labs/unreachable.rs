@@ -247,12 +247,18 @@ fn connecting(way: Way) -> Act<Hosts> {
         .explain(
             "The book (4.3) has connect send SYNs for 75 seconds and return the ICMP error at the \
              end. Linux gives up at the first one: with nothing to lose, an early answer is worth \
-             more. A program with a second address to try is glad of it.\n\n\
-             Try it yourself, as an ordinary user. unshare -Urn makes you root of an empty \
-             network; there: ip link set lo up; ip route add unreachable 203.0.113.1; \
-             tcpecho 203.0.113.1. This time your own host is the router.\n\n\
-             Read: UNP 4.3, 5.14, 28.7; RFC 1122, 4.2.3.9; RFC 5461 (soft errors); RFC 6069; icmp(7).",
+             more. A program with a second address to try is glad of it.",
         )
+        .try_it(
+            "1$ unshare -Urn                              (a host of its own)\n\
+             1# ip link set lo up\n\
+             1# tcpecho 192.0.2.1                         (fails: no route at all)\n\
+             1# ip route add unreachable 192.0.2.1\n\
+             1# tcpecho 192.0.2.1                         (fails)\n\
+             1# ip route replace prohibit 192.0.2.1\n\
+             1# tcpecho 192.0.2.1                         (fails: no packet was sent)",
+        )
+        .read("Read: UNP 4.3, 5.14, 28.7; RFC 1122, 4.2.3.9; RFC 5461 (soft errors); RFC 6069; icmp(7).")
 }
 
 /// What all acts begin with: hosts, server, clients, an echo for each.

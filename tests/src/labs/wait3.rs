@@ -185,10 +185,16 @@ pub fn right(server: &'static str) -> Act<Crowd> {
         )
         .try_it(
             "1$ tcpechod --model fork --mistake wait3-spin\n\
-             2$ tcpecho localhost        (type a line; leave it open)\n\
-             3$ tcpecho localhost        (type a line, then ^D)\n\
-             3$ top                      (press q to leave)\n\
-             3$ tcpecho localhost        (type a line: nothing comes; now ^D in 2)",
+             2$ tcpecho localhost\n\
+             2> hello                                     (leave it open)\n\
+             3$ tcpecho localhost\n\
+             3> hello\n\
+             3> ^D\n\
+             3$ top\n\
+             3> ^C\n\
+             3$ tcpecho localhost\n\
+             3> hello                                     (nothing)\n\
+             2> ^D                                        (and look at 3)",
         )
         .read("Read: UNP 5.10; waitpid(2), RETURN VALUE; wait3(2).")
 }

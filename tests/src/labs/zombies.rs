@@ -176,10 +176,15 @@ pub fn careful(server: &'static str) -> Act<Crowd> {
         )
         .try_it(
             "1$ tcpechod --model fork --mistake no-reaper\n\
-             2$ tcpecho localhost            (type a line, then ^D)\n\
+             2$ tcpecho localhost\n\
+             2> hello\n\
+             2> ^D\n\
              2$ ps -o pid,ppid,stat,wchan:20,args -C tcpechod\n\
-             2$ tcpecho localhost            (again, and look again)\n\
-             1$ ^C, and once more without --mistake no-reaper",
+             2$ tcpecho localhost                         (again, and look again)\n\
+             2> ^D\n\
+             2$ ps -o pid,ppid,stat,wchan:20,args -C tcpechod\n\
+             1> ^C\n\
+             1$ tcpechod --model fork                     (and the same again)",
         )
         .read("Read: UNP 5.7, 5.9; wait(2), the section on zombies in NOTES.")
 }

@@ -4,7 +4,7 @@
 //! judged, [`perform`] performs the steps, and a [`Renderer`] decides what is seen of it:
 //! [`terminal`] for a class, [`quiet`] for a test. [`view`] and [`ladder`] are what is shown;
 //! [`record`] writes a performance down, to be told again in other forms, and [`course`] says where a
-//! lab stands in the course.
+//! lab stands in the course; [`try_it`] is what students may type.
 
 pub mod course;
 pub mod fact;
@@ -15,6 +15,7 @@ pub mod record;
 pub mod step;
 pub mod terminal;
 pub mod text;
+pub mod try_it;
 pub mod view;
 
 pub use course::{Chapter, Need};
