@@ -1,6 +1,9 @@
-//! What remains of a performance when the class has gone: files to hand in, to play, to open.
+//! What remains of a performance when the class has gone: files to hand in, to play, to read.
 //!
-//! [`cast`] is what the terminal showed. The packets are [`crate::observe::pcap`]'s.
+//! [`transcript`] is the dated log, written while it happens; [`cast`] what the terminal showed;
+//! [`json`] all of it as data. The packets are [`crate::observe::pcap`]'s.
 
 pub mod cast;
-pub mod date;
+pub mod files;
+pub mod json;
+pub mod transcript;

@@ -96,6 +96,7 @@ pub fn find(name: &str) -> Option<&'static Lab> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::narrate::try_it;
 
     #[test]
     fn labs_are_complete_before_they_are_performed() {
@@ -107,6 +108,21 @@ mod tests {
                 assert_eq!(act.rehearse(), Ok(()), "{}: {}", lab.name, act.title());
                 assert!(!act.outline().is_empty(), "{}: {}", lab.name, act.title());
             }
+        }
+    }
+
+    #[test]
+    fn every_lab_has_lines_to_type_and_says_where_to_read_on() {
+        for lab in ALL {
+            let acts = (lab.acts)();
+            let lines: Vec<_> = acts.iter().flat_map(|act| act.try_it()).collect();
+            assert!(!lines.is_empty(), "{}: nothing to try", lab.name);
+            for text in lines {
+                try_it::lines(text).unwrap_or_else(|e| panic!("{}: {e:#}", lab.name));
+            }
+            let texts: Vec<_> = acts.iter().flat_map(|act| act.read()).collect();
+            let said = texts.iter().any(|text| text.starts_with("Read: UNP "));
+            assert!(said, "{}: nothing to read: {texts:?}", lab.name);
         }
     }
 

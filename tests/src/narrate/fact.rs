@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something the kernel showed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Fact {
     /// A state, a return value, a count: compared as it is written.
     Word(String),
@@ -61,6 +62,7 @@ impl From<Duration> for Fact {
 
 /// What must be observed; fixed before anything happens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Expected {
     /// Exactly this.
     Is(Fact),
@@ -109,6 +111,7 @@ pub struct Variation {
 
 /// How an expectation came out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Judgement {
     /// As expected.
     Held(Fact),
@@ -118,6 +121,33 @@ pub enum Judgement {
     Different(Expected, String),
     /// It cannot be seen here, and why.
     Unseen(String),
+}
+
+impl Judgement {
+    /// A word for it, and a sentence: what it is about, with the fact in the place of its ` _ ` or behind
+    /// it, and what was expected if it came out otherwise.
+    pub fn in_words(&self, what: &str, expected: &Expected) -> (&'static str, String) {
+        let told = |fact: &Fact| {
+            if what.contains(" _ ") {
+                what.replace(" _ ", &format!(" {fact} "))
+            } else {
+                format!("{what}: {fact}")
+            }
+        };
+        let open = what.replace(" _ ", " ... ");
+        match self {
+            Self::Held(fact) => ("OK", told(fact)),
+            Self::Varied(fact, why) => (
+                "VARIATION",
+                format!("{} instead of {expected}; {why}", told(fact)),
+            ),
+            Self::Different(expected, observed) => (
+                "DIFFERENT",
+                format!("{open}: should have been {expected}, but was {observed}"),
+            ),
+            Self::Unseen(why) => ("SKIP", format!("{open}: {why}")),
+        }
+    }
 }
 
 /// The error of an observation that cannot be made here at all, as opposed to one that went wrong:

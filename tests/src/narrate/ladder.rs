@@ -24,6 +24,7 @@ const AT_ONCE: u64 = 1_000_000;
 
 /// The side of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Side {
     /// On the left.
     Client,
@@ -40,6 +41,7 @@ struct Entry {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum What {
     /// A packet left this side.
     Packet(String),

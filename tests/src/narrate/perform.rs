@@ -48,6 +48,10 @@ pub trait Scene {
     fn title(&self) -> &'static str;
     /// The steps, described without performing them.
     fn outline(&self) -> Vec<String>;
+    /// The lines that students may type, as given to [`Act::try_it`].
+    fn try_it(&self) -> Vec<&'static str>;
+    /// Where to read on, as given to [`Act::read`].
+    fn read(&self) -> Vec<&'static str>;
     /// Every question is answered, and by one of its choices; else what is wrong.
     fn rehearse(&self) -> Result<(), String>;
     /// Opens the stage and performs the steps.
@@ -475,6 +479,22 @@ impl<S: Stage> Scene for Act<S> {
 
     fn outline(&self) -> Vec<String> {
         self.steps.iter().map(ToString::to_string).collect()
+    }
+
+    fn try_it(&self) -> Vec<&'static str> {
+        let lines = self.steps.iter().map(|step| match step.kind {
+            Kind::Try(lines) => Some(lines),
+            _ => None,
+        });
+        lines.flatten().collect()
+    }
+
+    fn read(&self) -> Vec<&'static str> {
+        let tells = self
+            .steps
+            .iter()
+            .filter(|step| matches!(step.kind, Kind::Read));
+        tells.map(|step| step.what).collect()
     }
 
     fn rehearse(&self) -> Result<(), String> {

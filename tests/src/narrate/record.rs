@@ -292,7 +292,7 @@ impl Renderer for Recorder<'_> {
 }
 
 /// An event in words of its own; None for what is no entry of an act.
-fn told(event: &Event<'_>) -> Option<Told> {
+pub(crate) fn told(event: &Event<'_>) -> Option<Told> {
     let told = match event {
         Event::Lab(..) | Event::Act(..) | Event::End(_) => return None,
         Event::Explain(text) => Told::Explain((*text).into()),
@@ -487,8 +487,7 @@ mod tests {
                 .told()
                 .any(|told| *told == Told::Try("1$ push {it}\n2$ look".into()))
         );
-        let heading =
-            "Try it yourself (1$ is terminal 1, 2$ terminal 2):\n    1$ push {it}\n    2$ look\n";
+        let heading = "Try it yourself (1$: in terminal 1; 2>: to what runs in terminal 2):\n    1$ push {it}\n    2$ look\n";
         assert!(shown.contains(heading), "{shown}");
         assert!(shown.contains("\n\nRead: counter(1).\n"), "{shown}");
     }

@@ -76,7 +76,7 @@ pub struct Question {
 }
 
 /// What commands for the students are headed by.
-pub const TRY_IT: &str = "Try it yourself (1$ is terminal 1, 2$ terminal 2):";
+pub const TRY_IT: &str = "Try it yourself (1$: in terminal 1; 2>: to what runs in terminal 2):";
 
 /// Changes what is on the stage.
 type Deed<S> = Box<dyn Fn(&mut S) -> Result<()>>;
@@ -160,7 +160,8 @@ impl<S: Stage> Act<S> {
         self.then(text, Kind::Explain)
     }
 
-    /// Commands for the students to try themselves, line by line as they are typed.
+    /// Commands for the students to try themselves, line by line as they are typed;
+    /// [`try_it`](crate::narrate::try_it) has the rules, tests/tests/try_it.rs types them.
     #[must_use]
     pub fn try_it(self, lines: &'static str) -> Self {
         self.then(TRY_IT, Kind::Try(lines))

@@ -233,35 +233,12 @@ impl<W: Write> Terminal<W> {
         expected: &Expected,
         judgement: &Judgement,
     ) -> io::Result<()> {
-        // A sentence with a place for the fact, or a name for it.
-        let told = |fact: &dyn Display| {
-            if what.contains(" _ ") {
-                what.replace(" _ ", &format!(" {fact} "))
-            } else {
-                format!("{what}: {fact}")
-            }
+        let style = match judgement {
+            Judgement::Held(_) => GOOD,
+            Judgement::Different(..) => BAD,
+            Judgement::Varied(..) | Judgement::Unseen(_) => DOUBTFUL,
         };
-        let (style, word, text) = match judgement {
-            Judgement::Held(fact) => (GOOD, "OK", told(fact)),
-            Judgement::Varied(fact, why) => (
-                DOUBTFUL,
-                "VARIATION",
-                format!("{} instead of {expected}; {why}", told(fact)),
-            ),
-            Judgement::Different(expected, observed) => (
-                BAD,
-                "DIFFERENT",
-                format!(
-                    "{}: should have been {expected}, but was {observed}",
-                    what.replace(" _ ", " ... ")
-                ),
-            ),
-            Judgement::Unseen(why) => (
-                DOUBTFUL,
-                "SKIP",
-                format!("{}: {why}", what.replace(" _ ", " ... ")),
-            ),
-        };
+        let (word, text) = judgement.in_words(what, expected);
         self.marked(style, word, &text)
     }
 

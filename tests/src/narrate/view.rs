@@ -8,6 +8,7 @@ use crate::narrate::ladder::Ladder;
 
 /// Something to look at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum View {
     /// What the command printed.
     Printed(String),
