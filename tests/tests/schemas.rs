@@ -5,14 +5,25 @@ mod schema;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tcpecho_lab::compare::result::{self, Comparison};
+use tcpecho_lab::handout::json::Session;
+use tcpecho_lab::labs;
 use tcpecho_lab::load::json;
 use tcpecho_lab::load::latency::Recorder;
 use tcpecho_lab::load::report::{self, Event, Latency, Mode, Report};
+use tcpecho_lab::narrate::ladder::{Ladder, Side};
+use tcpecho_lab::narrate::quiet::Quiet;
+use tcpecho_lab::narrate::{
+    self, Act, Expected, Lab, Names, Question, Recorder, Renderer, Scene, Stage, Stop, Unseen,
+    View, keys, shell,
+};
+use tcpecho_lab::netns::Isolation;
+use tcpecho_lab::observe::calls::{CallRecord, Phase};
 
 use schema::Schema;
 
@@ -315,6 +326,99 @@ fn ratio(measure: result::Measure) -> result::Ratio {
     }
 }
 
+/// A stage on which nothing stands.
+struct Empty;
+
+impl Stage for Empty {
+    fn names(&self) -> Names {
+        Names::new()
+    }
+}
+
+/// An act in which everything happens that can be told.
+fn eventful() -> Act<Empty> {
+    const SECOND: Duration = Duration::from_secs(1);
+    let now = |_: &Empty| Ok(Duration::ZERO);
+    Act::open("everything", |_| Ok(Empty))
+        .explain("Words.")
+        .predict("Which?", &[("1", "one"), ("2", "two")])
+        .predict("And who does not answer?", &[("1", "one")])
+        .act("Do it.", shell("do it"), |_| Ok(()))
+        .act("Type it.", keys("it"), |_| Ok(()))
+        .wait("Wait.", Duration::from_millis(1))
+        .answer("it", "1", |_| Ok("1"))
+        .or_known("2", "two is one too many")
+        .answer("it", "1", |_| Ok("2"))
+        .or_known("2", "two is one too many")
+        .expect("_ later", Expected::Below(SECOND), now)
+        .expect("_ later", Expected::AtLeast(SECOND), now)
+        .expect("packets", "1", |_| -> Result<usize> {
+            Err(Unseen("there is no network".into()).into())
+        })
+        .observe("Look.", "echo it", |_| Ok(String::new()))
+        .observe("Look.", "no-such-tool", |_| Ok("it".into()))
+        .show("Its story:", |_| Ok(View::Ladder(ladder())))
+        .try_it("1$ do it")
+        .read("Read: it(1).")
+        .act("Break it.", shell("break it"), |_| {
+            anyhow::bail!("it broke")
+        })
+}
+
+fn ladder() -> Ladder {
+    let call = |at, phase| CallRecord {
+        at,
+        pid: 1,
+        tid: 1,
+        phase,
+        call: "read".into(),
+        fd: 3,
+        result: 0,
+        errno: None,
+    };
+    let calls = [
+        call(3, Phase::Enter),
+        call(5, Phase::Return),
+        call(6, Phase::Enter),
+    ];
+    Ladder::new(1)
+        .prologue("what was before")
+        .descriptor(Side::Client, 3, "the connection")
+        .remark("It is made up.")
+        .note(2, Side::Server, "a word")
+        .calls(Side::Server, &calls)
+        .state(7, Side::Client, "CLOSE-WAIT")
+        .outcome(8, "it is over")
+}
+
+/// An audience that believes in the first choice.
+struct Certain(Quiet);
+
+impl Renderer for Certain {
+    fn show(&mut self, event: &narrate::Event<'_>) -> std::io::Result<()> {
+        self.0.show(event)
+    }
+
+    fn guess(&mut self, question: &Question) -> Result<Option<usize>, Stop> {
+        Ok((question.choices.len() > 1).then_some(0))
+    }
+}
+
+fn session() -> Session {
+    let lab = Lab {
+        acts: || vec![Box::new(eventful()) as Box<dyn Scene>],
+        ..*labs::ALL[0]
+    };
+    let mut audience = Certain(Quiet::new());
+    let mut recorder = Recorder::new(&mut audience);
+    let plain = Isolation::Plain("a test".into());
+    lab.perform(&plain, &mut recorder).expect("a Vec takes it");
+    Session::new(
+        vec!["tcpecho-lab".into(), "run".into()],
+        recorder.into_records(),
+    )
+}
+
 /// As it is written, and read again.
 fn written(value: &impl Serialize) -> Value {
     let text = serde_json::to_string(value).expect("it can be written");
@@ -329,8 +433,11 @@ fn samples() -> Vec<(&'static str, Value)> {
         .into_iter()
         .chain(events)
         .map(|value| ("load", value));
-    load.chain([("compare", written(&full_comparison()))])
-        .collect()
+    load.chain([
+        ("compare", written(&full_comparison())),
+        ("lab", written(&session())),
+    ])
+    .collect()
 }
 
 #[test]
@@ -395,6 +502,22 @@ fn figures_that_cannot_be_are_refused() -> Result<()> {
         let value = with(&full_report(), pointer, wrong);
         assert!(load.check(&value).is_err(), "{pointer}");
     }
+    let lab = Schema::open("lab")?;
+    for (pointer, wrong) in [
+        ("/format", json!(2)),
+        ("/labs/0/lab", json!("Normal life")),
+        ("/labs/0/started", json!(1.5)),
+        ("/labs/0/report/varied/0", json!(["what"])),
+        ("/labs/0/acts/0/entries/0/what", json!({"said": "words"})),
+        (
+            "/labs/0/acts/0/entries/0/what",
+            json!({"explain": "a", "read": "b"}),
+        ),
+        ("/labs/0/acts/0/entries/3/what/do/typed", json!("mouse")),
+    ] {
+        let value = with(&session(), pointer, wrong);
+        assert!(lab.check(&value).is_err(), "{pointer}");
+    }
     let compare = Schema::open("compare")?;
     for (pointer, wrong) in [
         ("/began", json!("yesterday")),
@@ -413,7 +536,7 @@ fn figures_that_cannot_be_are_refused() -> Result<()> {
 
 #[test]
 fn every_field_is_described_and_required() -> Result<()> {
-    for name in ["load", "compare"] {
+    for name in ["load", "compare", "lab"] {
         let path = format!("{}/schemas/{name}.schema.json", env!("CARGO_MANIFEST_DIR"));
         let schema: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
         let places = places(&schema);
