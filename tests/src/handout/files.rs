@@ -134,19 +134,14 @@ impl Writing<'_> {
     }
 
     /// A lab has been performed, on our terminal or elsewhere.
-    pub fn performed(
-        &mut self,
-        record: &Record,
-        packets: Vec<u8>,
-        on_terminal: bool,
-    ) -> Result<()> {
+    pub fn performed(&mut self, record: &Record, packets: &[u8], on_terminal: bool) -> Result<()> {
         if let (Some(path), false) = (&self.files.transcript, on_terminal) {
             told(path, transcript::add(appended(path)?, record))?;
         }
         if let Some(path) = &self.files.pcap {
             // Whoever has not captured anything has not even written a header.
             if !packets.is_empty() {
-                self.packets.push(packets);
+                self.packets.push(packets.to_vec());
                 file::write(path, pcap::merged(&self.packets)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
             }

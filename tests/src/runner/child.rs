@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe2};
 
+use crate::handout::files::Live;
 use crate::narrate::Lab;
 use crate::narrate::record::Record;
 use crate::netns;
@@ -31,6 +32,8 @@ pub struct Outcome {
     pub record: Record,
     /// What was shown, if it was collected.
     pub text: String,
+    /// The packets, as a pcap file, if they were wanted.
+    pub packets: Vec<u8>,
 }
 
 /// Where labs are performed, and how.
@@ -40,6 +43,10 @@ pub struct Stagehand {
     pub manner: Manner,
     /// Why they stay out of namespaces, if they do.
     pub plain: Option<String>,
+    /// What is written while they are performed on our terminal.
+    pub live: Live,
+    /// Are their packets wanted?
+    pub packets: bool,
 }
 
 /// Who sees a lab while it is performed.
@@ -59,6 +66,7 @@ struct Performing {
     /// along.
     end: Signal,
     record: Output,
+    packets: Option<Output>,
     /// What it shows, if that is collected.
     shown: Option<Output>,
     began: SystemTime,
@@ -111,7 +119,10 @@ impl Stagehand {
         plain: Option<&str>,
     ) -> Result<io::Result<Performing>> {
         let (record, record_end) = pipe2(OFlag::O_CLOEXEC)?;
-        let args = self.args(lab, plain, &record_end);
+        let packets = self.packets.then(|| pipe2(OFlag::O_CLOEXEC)).transpose()?;
+        let (packets, packets_end) = packets.unzip();
+        let mut args = self.args(lab, plain, &record_end);
+        args.extend(self.live(audience, packets_end.as_ref()).to_args());
         let mut command = match plain {
             None => netns::command(&args)?,
             Some(_) => guard::command(&args)?,
@@ -121,6 +132,9 @@ impl Stagehand {
             Audience::Nobody => Some(collected(&mut command)?),
         };
         hand_down(&mut command, record_end);
+        if let Some(end) = packets_end {
+            hand_down(&mut command, end);
+        }
         let began = SystemTime::now();
         let child = {
             let _starting = sweep::starting()?;
@@ -135,10 +149,23 @@ impl Stagehand {
                 child,
                 end: plain.map_or(Signal::SIGKILL, |_| Signal::SIGTERM),
                 record: Output::collect(record)?,
+                packets: packets.map(Output::collect).transpose()?,
                 shown,
                 began,
             }),
         })
+    }
+
+    /// What the process is to write; what nobody watches is written by us, when it has ended.
+    fn live(&self, audience: Audience, packets: Option<&OwnedFd>) -> Live {
+        let live = match audience {
+            Audience::Ours => self.live.clone(),
+            Audience::Nobody => Live::default(),
+        };
+        Live {
+            packets_fd: packets.map(AsRawFd::as_raw_fd),
+            ..live
+        }
     }
 
     fn args(&self, lab: &Lab, plain: Option<&str>, record: &OwnedFd) -> Vec<OsString> {
@@ -158,9 +185,17 @@ impl Performing {
             shown.wait_end(LAST_WORDS);
             shown.text()
         });
+        let packets = self.packets.map_or(Vec::new(), |packets| {
+            packets.wait_end(LAST_WORDS);
+            packets.bytes()
+        });
         let record = serde_json::from_slice(&self.record.bytes());
         let record = record.unwrap_or_else(|_| broken_off(self.lab, self.began, how));
-        Outcome { record, text }
+        Outcome {
+            record,
+            text,
+            packets,
+        }
     }
 }
 

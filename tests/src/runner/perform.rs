@@ -17,12 +17,15 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
-use tcpecho_common::Exit;
+use tcpecho_common::{Exit, logging};
 
+use crate::handout::files::{Live, recorded};
+use crate::handout::transcript::Transcript;
 use crate::labs;
 use crate::narrate::record::Recorder;
 use crate::narrate::terminal::Terminal;
 use crate::netns::{self, Isolation};
+use crate::observe::pcap::{Recorded, Recording};
 use crate::runner::names;
 
 /// How one lab is to be performed.
@@ -43,6 +46,10 @@ pub struct Perform {
     /// Where the record goes: an open descriptor
     #[arg(long, value_name = "FD")]
     pub record_fd: RawFd,
+
+    /// What else is written
+    #[command(flatten)]
+    pub live: Live,
 }
 
 /// How a lab is shown.
@@ -86,7 +93,7 @@ impl Manner {
         args.into_iter().map(OsString::from).collect()
     }
 
-    fn page(&self) -> Result<Terminal<impl Write>> {
+    fn page(&self, live: &Live) -> Result<Terminal<impl Write>> {
         let (stdin, stdout) = (io::stdin(), io::stdout());
         let watched = stdin.is_terminal() && stdout.is_terminal();
         let colors = if self.color {
@@ -95,8 +102,9 @@ impl Manner {
             AutoStream::choice(&stdout)
         };
         let out = AutoStream::new(stdout, colors);
+        let (out, keyboard) = recorded(live.open_recording()?, out, keyboard()?);
         let page = if self.step {
-            Terminal::stepwise(out, self.width, keyboard()?).typed_ahead(stdin_is_readable)
+            Terminal::stepwise(out, self.width, keyboard).typed_ahead(stdin_is_readable)
         } else {
             let pause = Duration::from_secs_f64(self.pause);
             Terminal::automatic(out, self.width).pausing(pause)
@@ -114,8 +122,10 @@ impl Perform {
         SigSet::empty().thread_set_mask()?;
         let place = self.arrive()?;
         let lab = labs::find(&self.lab).context("no such lab")?;
-        let mut page = self.manner.page()?;
-        let mut recorder = Recorder::new(&mut page);
+        let packets = self.packets(&place)?;
+        let mut page = self.manner.page(&self.live)?;
+        let mut logged = Transcript::new(self.live.open_log()?, &mut page);
+        let mut recorder = Recorder::new(&mut logged);
         let shown = lab.perform(&place, &mut recorder).map(drop);
         let mut records = recorder.into_records();
         let mut last = records.pop().context("nothing was performed")?;
@@ -126,7 +136,15 @@ impl Perform {
             }
         }
         serde_json::to_writer(record, &last).context("write the record")?;
+        packets.map_or(Ok(()), end)?;
         Ok(Exit::Done.into())
+    }
+
+    /// Packets are there to be recorded in namespaces only.
+    fn packets(&self, place: &Isolation) -> Result<Option<Recording>> {
+        let pipe = self.live.packets_fd.map(take).transpose()?;
+        let pipe = pipe.filter(|_| *place == Isolation::Namespaces);
+        pipe.map(Recording::start).transpose()
     }
 
     fn arrive(&self) -> Result<Isolation> {
@@ -138,6 +156,16 @@ impl Perform {
         set_pdeathsig(Signal::SIGKILL)?;
         Ok(Isolation::Plain(why.clone()))
     }
+}
+
+/// Ends a recording, and says what is missing in it.
+fn end(packets: Recording) -> Result<()> {
+    let Recorded { dropped, .. } = packets.finish().context("write packets")?;
+    if dropped > 0 {
+        let text = format!("--pcap: {dropped} packets were too fast, and are missing");
+        logging::say("tcpecho-lab", text);
+    }
+    Ok(())
 }
 
 /// The descriptor that we were started with, as ours alone: nobody whom we start shall have it.

@@ -3,6 +3,7 @@
 //! This process performs nothing itself. Each lab has a process and namespaces of its own: on this
 //! terminal if somebody is to follow it step by step, otherwise side by side with others.
 
+use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::thread;
@@ -12,8 +13,9 @@ use anstream::AutoStream;
 use anyhow::Result;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use tcpecho_common::Exit;
+use tcpecho_common::{Exit, logging};
 
+use crate::handout::files::{Files, Writing};
 use crate::labs;
 use crate::load::progress::Progress;
 use crate::narrate::Lab;
@@ -86,6 +88,10 @@ pub struct Run {
     /// Of demonstrations that wait for nobody, run so many side by side [default: three for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+
+    /// What to write
+    #[command(flatten)]
+    pub files: Files,
 }
 
 /// Who turns the pages.
@@ -116,6 +122,11 @@ fn seconds(text: &str) -> Result<f64, String> {
 impl Run {
     /// Performs what was asked for. The exit code is 1 if anything differed.
     pub fn run(&self) -> Result<ExitCode> {
+        if let Err(error) = self.files.check(self.pace.step) {
+            let text = format!("{error:#} (try 'tcpecho-lab run --help')");
+            logging::say("tcpecho-lab", text);
+            return Ok(Exit::Usage.into());
+        }
         programs_are_built()?;
         sweep::when_interrupted(Last::Signal)?;
         let result = self.perform();
@@ -129,40 +140,32 @@ impl Run {
     fn perform(&self) -> Result<ExitCode> {
         let began = Instant::now();
         let labs = self.chosen();
-        let stagehand = self.stagehand();
-        let collected = self.quiet || (labs.len() > 1 && !self.is_followed());
-        let outcomes = if collected {
-            self.collected(&stagehand, &labs)?
+        let command: Vec<String> = env::args().collect();
+        let mut files = self.files.begin(size(), &command.join(" "))?;
+        let stagehand = self.stagehand(&files);
+        let records = if self.is_collected(&labs) {
+            self.collected(&stagehand, &labs, &mut files)?
         } else {
-            aloud(&stagehand, &labs)?
+            aloud(&stagehand, &labs, &mut files)?
         };
-        let records: Vec<Record> = outcomes.into_iter().map(|o| o.record).collect();
         // What escaped its keeper or its guard: those are children of ours now.
         sweep::clear_away();
-        self.exports(&records)?;
+        let mut out = files.shown(anstream::stdout())?;
+        let whole = files.finish(command, &records)?;
         let summary = Summary::of(&records, began.elapsed(), self.strict);
-        let mut out = anstream::stdout().lock();
         if labs.len() > 1 || self.quiet {
             summary.write(&mut out, columns(&io::stdout()))?;
         } else if self.strict && summary.skips() {
             summary::strictly(&mut out)?;
         }
-        Ok(if summary.passed() {
-            Exit::Done
-        } else {
-            Exit::Failed
-        }
-        .into())
+        out.flush()?;
+        let passed = summary.passed() && (whole || !self.strict);
+        Ok(if passed { Exit::Done } else { Exit::Failed }.into())
     }
 
-    /// Writes down what was seen, in the forms that were asked for.
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "there is no form yet"
-    )]
-    fn exports(&self, _records: &[Record]) -> Result<()> {
-        Ok(())
+    /// Is what the labs show collected, and shown when they have ended?
+    fn is_collected(&self, labs: &[&Lab]) -> bool {
+        self.quiet || self.files.have_stdout() || (labs.len() > 1 && !self.is_followed())
     }
 
     /// The labs that were named, each once, in the given order; all in that of the course.
@@ -179,7 +182,7 @@ impl Run {
         chosen
     }
 
-    fn stagehand(&self) -> Stagehand {
+    fn stagehand(&self, files: &Writing<'_>) -> Stagehand {
         let stdout = io::stdout();
         let colored = AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
         Stagehand {
@@ -191,6 +194,8 @@ impl Run {
                 width: columns(&stdout),
             },
             plain: self.plain.then(|| "as --plain asks".into()),
+            live: files.live(),
+            packets: files.want_packets(),
         }
     }
 
@@ -215,10 +220,15 @@ impl Run {
         self.steps() || self.pause() > 0.0
     }
 
-    fn collected(&self, stagehand: &Stagehand, labs: &[&'static Lab]) -> Result<Vec<Outcome>> {
-        let mut out = AutoStream::auto(io::stdout());
+    fn collected(
+        &self,
+        stagehand: &Stagehand,
+        labs: &[&'static Lab],
+        files: &mut Writing<'_>,
+    ) -> Result<Vec<Record>> {
+        let mut out = files.shown(AutoStream::auto(io::stdout()))?;
         let mut progress = Progress::on_stderr();
-        side_by_side(stagehand, labs, self.jobs(), |news| {
+        let outcomes = side_by_side(stagehand, labs, self.jobs(), |news| {
             match news {
                 News::Complete(lab, outcome) => {
                     progress.clear();
@@ -228,6 +238,7 @@ impl Run {
                         writeln!(out, "{}", outcome.text)?;
                     }
                     out.flush()?;
+                    files.performed(&outcome.record, &outcome.packets, false)?;
                 }
                 News::Running(done, names) => progress.say(Instant::now(), || {
                     let all = labs.len();
@@ -235,7 +246,8 @@ impl Run {
                 }),
             }
             Ok(())
-        })
+        })?;
+        Ok(outcomes.into_iter().map(|o| o.record).collect())
     }
 
     /// Most of the time a lab waits.
@@ -246,17 +258,31 @@ impl Run {
 }
 
 /// One after the other, on this terminal, until the audience has had enough.
-fn aloud(stagehand: &Stagehand, labs: &[&'static Lab]) -> Result<Vec<Outcome>> {
-    let mut outcomes = Vec::new();
+fn aloud(
+    stagehand: &Stagehand,
+    labs: &[&'static Lab],
+    files: &mut Writing<'_>,
+) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
     for lab in labs {
-        let outcome = stagehand.aloud(lab)?;
-        let enough = outcome.record.report.quit;
-        outcomes.push(outcome);
+        let Outcome {
+            record, packets, ..
+        } = stagehand.aloud(lab)?;
+        files.performed(&record, &packets, true)?;
+        let enough = record.report.quit;
+        records.push(record);
         if enough {
             break;
         }
     }
-    Ok(outcomes)
+    Ok(records)
+}
+
+/// Columns and lines of the terminal.
+fn size() -> (usize, usize) {
+    let stdout = io::stdout();
+    let lines = terminal_size::terminal_size_of(&stdout).map(|(_, lines)| usize::from(lines.0));
+    (columns(&stdout), lines.unwrap_or(24))
 }
 
 fn is_watched() -> bool {
