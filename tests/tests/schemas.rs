@@ -19,8 +19,8 @@ use tcpecho_lab::load::report::{self, Event, Latency, Mode, Report};
 use tcpecho_lab::narrate::ladder::{Ladder, Side};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{
-    self, Act, Expected, Lab, Names, Question, Recorder, Renderer, Scene, Stage, Stop, Unseen,
-    View, keys, shell,
+    self, Act, Expected, Lab, Names, Question, Renderer, Scene, Stage, Stop, Unseen, View, keys,
+    shell,
 };
 use tcpecho_lab::netns::Isolation;
 use tcpecho_lab::observe::calls::{CallRecord, Phase};
@@ -410,7 +410,7 @@ fn session() -> Session {
         ..*labs::ALL[0]
     };
     let mut audience = Certain(Quiet::new());
-    let mut recorder = Recorder::new(&mut audience);
+    let mut recorder = narrate::Recorder::new(&mut audience);
     let plain = Isolation::Plain("a test".into());
     lab.perform(&plain, &mut recorder).expect("a Vec takes it");
     Session::new(

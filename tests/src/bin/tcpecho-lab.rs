@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use tcpecho_common::{Exit, Model, logging, usage};
 use tcpecho_lab::actors;
 use tcpecho_lab::compare::cli::{self, Compare};
+use tcpecho_lab::handout::book::Book;
 use tcpecho_lab::labs;
 use tcpecho_lab::runner::guard::Guard;
 use tcpecho_lab::runner::list;
@@ -47,6 +48,8 @@ enum Command {
     /// Perform demonstrations
     #[command(after_help = run::HELP)]
     Run(Run),
+    /// Perform all demonstrations and write them as one page
+    Book(Book),
     /// Measure the models, and other people's servers, side by side
     #[command(after_help = cli::HELP)]
     Compare(Compare),
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         None => teach(),
         Some(Command::List) => list(),
         Some(Command::Run(run)) => run.run(),
+        Some(Command::Book(book)) => book.run(),
         Some(Command::Compare(compare)) => {
             let width = columns(&io::stdout());
             compare.run(width).map(ExitCode::from)

@@ -16,6 +16,7 @@ use tcpecho_common::logging;
 use crate::file;
 use crate::handout::cast::{self, Cast, Echo, Tee};
 use crate::handout::json::Session;
+use crate::handout::pages::Handouts;
 use crate::handout::transcript;
 use crate::narrate::Record;
 use crate::observe::pcap;
@@ -38,13 +39,18 @@ pub struct Files {
     /// Write all that was told and observed, as data; - is stdout, where nothing else is shown then
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+
+    /// Which pages to write
+    #[command(flatten)]
+    pub pages: Handouts,
 }
 
 impl Files {
     /// Can all of them be written? To be asked before anything starts. The error says why not.
     pub fn check(&self, step: bool) -> Result<()> {
         let files = [&self.transcript, &self.cast, &self.pcap, &self.json];
-        let files: Vec<&PathBuf> = files.into_iter().flatten().collect();
+        let files = files.into_iter().flatten().map(PathBuf::as_path);
+        let files: Vec<&Path> = files.chain(self.pages.files()).collect();
         for (at, file) in files.iter().enumerate() {
             if files[..at].contains(file) {
                 bail!("{} is to be written twice", file.display());
@@ -56,17 +62,18 @@ impl Files {
             possible.with_context(|| format!("cannot write {}", file.display()))?;
         }
         if files.iter().any(|file| file::is_stdout(file)) && !self.have_stdout() {
-            bail!("only --json can be written to stdout");
+            bail!("only --json, --html and --markdown can be written to stdout");
         }
         if self.have_stdout() && step {
-            bail!("--step has nowhere to show anything: --json - has stdout");
+            bail!("--step has nowhere to show anything: what is written has stdout");
         }
         Ok(())
     }
 
     /// Is stdout for the data, and for nothing else?
     pub fn have_stdout(&self) -> bool {
-        self.json.as_deref().is_some_and(file::is_stdout)
+        let mut files = self.json.as_deref().into_iter().chain(self.pages.files());
+        files.any(file::is_stdout)
     }
 
     /// Begins those that are written while it happens, on a terminal of this size (columns, lines).
@@ -155,6 +162,7 @@ impl Writing<'_> {
             let json = Session::new(command, records.to_vec()).json()?;
             file::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
         }
+        self.files.pages.write(records)?;
         let captured = self.files.pcap.is_none() || !self.packets.is_empty();
         if !captured {
             let why = records

@@ -216,6 +216,7 @@ impl<'a> Recorder<'a> {
             lab: lab.name.into(),
             title: lab.title.into(),
             sections: lab.sections.into(),
+            chapter: lab.chapter.title().into(),
             about: lab.about.into(),
             place: match place {
                 Isolation::Namespaces => NAMESPACES.into(),

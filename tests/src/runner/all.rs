@@ -201,7 +201,15 @@ mod tests {
         for i in [2, 0, 1] {
             let (record, text) = (Record::default(), three[i].name.to_owned());
             events
-                .send(Event::Ended(i, Ok(Outcome { record, text }).into()))
+                .send(Event::Ended(
+                    i,
+                    Ok(Outcome {
+                        record,
+                        text,
+                        packets: Vec::new(),
+                    })
+                    .into(),
+                ))
                 .expect("a listener");
         }
         drop(events);

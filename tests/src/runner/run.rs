@@ -95,7 +95,7 @@ pub struct Run {
 }
 
 /// Who turns the pages.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, Default)]
 #[group(multiple = false)]
 pub struct Pace {
     /// Wait for Enter at every step, and for your predictions [default on a terminal]

@@ -258,7 +258,16 @@ mod tests {
         let line = |report| {
             let mut out = anstream::StripStream::new(Vec::new());
             let (record, text) = (record(report), "all its steps".into());
-            line(&mut out, lab, &Outcome { record, text }).expect("a vector");
+            line(
+                &mut out,
+                lab,
+                &Outcome {
+                    record,
+                    text,
+                    packets: Vec::new(),
+                },
+            )
+            .expect("a vector");
             String::from_utf8(out.into_inner()).expect("ASCII")
         };
         assert_eq!(
