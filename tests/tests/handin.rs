@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use nix::sys::signal::Signal;
 use nix::sys::utsname::uname;
 use serde_json::Value;
@@ -248,10 +248,10 @@ fn asciinema_takes_a_recording() -> Result<()> {
     Ok(())
 }
 
-/// Sender, receiver and flags of a TCP packet.
+/// Sender, receiver and flags of a TCP packet, whose data may be cut off.
 fn decoded(frame: &Frame) -> Result<String> {
-    let sliced = SlicedPacket::from_ethernet(&frame.bytes)?;
-    let Some((NetSlice::Ipv4(ip), TransportSlice::Tcp(tcp))) = sliced.net.zip(sliced.transport)
+    let sliced = LaxSlicedPacket::from_ethernet(&frame.bytes)?;
+    let Some((LaxNetSlice::Ipv4(ip), TransportSlice::Tcp(tcp))) = sliced.net.zip(sliced.transport)
     else {
         anyhow::bail!("no TCP over IPv4");
     };
