@@ -13,6 +13,7 @@ use tcpecho_lab::actors;
 use tcpecho_lab::compare::cli::{self, Compare};
 use tcpecho_lab::handout::book::Book;
 use tcpecho_lab::labs;
+use tcpecho_lab::runner::explain::Explain;
 use tcpecho_lab::runner::guard::Guard;
 use tcpecho_lab::runner::list;
 use tcpecho_lab::runner::perform::Perform;
@@ -45,6 +46,8 @@ struct Cli {
 enum Command {
     /// List the demonstrations: chapter by chapter, how long each takes, what it needs
     List,
+    /// Tell what a demonstration does, asks and expects, without performing it
+    Explain(Explain),
     /// Perform demonstrations
     #[command(after_help = run::HELP)]
     Run(Run),
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => teach(),
         Some(Command::List) => list(),
+        Some(Command::Explain(explain)) => explain.run(columns(&io::stdout())),
         Some(Command::Run(run)) => run.run(),
         Some(Command::Book(book)) => book.run(),
         Some(Command::Compare(compare)) => {

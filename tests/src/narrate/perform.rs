@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::narrate::course::{Chapter, Need};
 use crate::narrate::fact::{Expected, Fact, Judgement, Unseen, Variation};
+use crate::narrate::plan::Planned;
 use crate::narrate::step::{Act, Expectation, Kind, Question, Stage, Step, Typed};
 use crate::narrate::text::fill;
 use crate::narrate::view::View;
@@ -52,6 +53,8 @@ pub trait Scene {
     fn try_it(&self) -> Vec<&'static str>;
     /// Where to read on, as given to [`Act::read`].
     fn read(&self) -> Vec<&'static str>;
+    /// The steps, one by one, without performing them.
+    fn plan(&self) -> Vec<Planned>;
     /// Every question is answered, and by one of its choices; else what is wrong.
     fn rehearse(&self) -> Result<(), String>;
     /// Opens the stage and performs the steps.
@@ -495,6 +498,10 @@ impl<S: Stage> Scene for Act<S> {
             .iter()
             .filter(|step| matches!(step.kind, Kind::Read));
         tells.map(|step| step.what).collect()
+    }
+
+    fn plan(&self) -> Vec<Planned> {
+        self.steps.iter().map(Step::planned).collect()
     }
 
     fn rehearse(&self) -> Result<(), String> {

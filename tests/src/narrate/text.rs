@@ -23,6 +23,17 @@ pub fn fill(template: &str, names: &Names) -> Result<String> {
     Ok(filled)
 }
 
+/// The names that a text mentions in braces, in its order.
+pub fn names_in(text: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut rest = text;
+    while let Some((_, name, after)) = next_name(rest) {
+        names.push(name);
+        rest = after;
+    }
+    names
+}
+
 /// Splits at the first `{name}`: what is before it, the name, what is after it.
 fn next_name(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('{')?;
@@ -72,6 +83,7 @@ mod tests {
         assert_eq!(fill("no names", &names).expect("none"), "no names");
         let error = fill("kill {parent}", &names).expect_err("an unknown name");
         assert!(error.to_string().contains("{parent}"), "{error}");
+        assert_eq!(names_in("kill {child} # {port}"), ["child", "port"]);
     }
 
     #[test]

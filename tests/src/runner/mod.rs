@@ -1,6 +1,6 @@
 //! The laboratory's command line, as far as it is about the demonstrations.
 //!
-//! [`list`] says what there is, [`run`] has it performed: [`child`] is a process for each lab, seen from
+//! [`list`] says what there is, [`explain`] tells one of them, [`run`] has it performed: [`child`] is a process for each lab, seen from
 //! here, and [`perform`] seen from inside; [`all`] has several at a time, [`summary`] says how it went.
 //! [`guard`] does where there are no namespaces what they do: it leaves nothing behind.
 
@@ -17,6 +17,7 @@ use crate::labs;
 
 pub mod all;
 pub mod child;
+pub mod explain;
 pub mod guard;
 pub mod list;
 pub mod perform;
