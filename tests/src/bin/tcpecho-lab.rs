@@ -13,6 +13,7 @@ use tcpecho_lab::actors;
 use tcpecho_lab::compare::cli::{self, Compare};
 use tcpecho_lab::handout::book::Book;
 use tcpecho_lab::labs;
+use tcpecho_lab::runner::doctor;
 use tcpecho_lab::runner::explain::Explain;
 use tcpecho_lab::runner::guard::Guard;
 use tcpecho_lab::runner::list;
@@ -24,6 +25,7 @@ use tcpecho_lab::sweep::{self, Last};
 
 const AFTER_HELP: &str = "\
 Begin with:
+  tcpecho-lab doctor                        can all be seen here?
   tcpecho-lab list                          what there is to see
   tcpecho-lab run premature-termination     the server dies: who notices, and when?
   tcpecho-lab compare                       which model needs how much, and why?
@@ -48,6 +50,9 @@ enum Command {
     List,
     /// Tell what a demonstration does, asks and expects, without performing it
     Explain(Explain),
+    /// Find out what can be seen on this machine, and how to mend what cannot
+    #[command(after_help = doctor::HELP)]
+    Doctor,
     /// Perform demonstrations
     #[command(after_help = run::HELP)]
     Run(Run),
@@ -110,6 +115,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => teach(),
+        Some(Command::Doctor) => doctor::run(columns(&io::stdout())),
         Some(Command::List) => list(),
         Some(Command::Explain(explain)) => explain.run(columns(&io::stdout())),
         Some(Command::Run(run)) => run.run(),

@@ -9,7 +9,7 @@ use crate::compare::contestant::Candidate;
 use crate::compare::result;
 
 /// Descriptors beside those of connections: standard streams, listener, wake-ups, and some to spare.
-const SPARE_DESCRIPTORS: u64 = 32;
+pub const SPARE_DESCRIPTORS: u64 = 32;
 
 /// How long the load runs before it is measured.
 const WARMUP: Duration = Duration::from_millis(150);

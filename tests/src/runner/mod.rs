@@ -17,6 +17,7 @@ use crate::labs;
 
 pub mod all;
 pub mod child;
+pub mod doctor;
 pub mod explain;
 pub mod guard;
 pub mod list;
