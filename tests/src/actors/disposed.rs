@@ -9,11 +9,10 @@ use std::ffi::CString;
 
 use anyhow::{Result, bail};
 use nix::libc;
-use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, execvp, fork};
 
-use crate::actors::{Actor, say, signal};
+use crate::actors::{Actor, say, signal, wait_for_ever};
 
 /// `disposed [catch=SIG,...] [ignore=SIG,...] [block=SIG,...] [heirs|mortal]`.
 pub static ACTOR: Actor = Actor {
@@ -42,7 +41,7 @@ fn perform(args: &[String]) -> Result<()> {
         }
     }
     say("ready")?;
-    wait()
+    wait_for_ever()
 }
 
 fn signals(names: &str) -> Result<Vec<Signal>> {
@@ -71,7 +70,7 @@ fn dispose(signal: Signal, handler: SigHandler) -> nix::Result<()> {
 extern "C" fn caught(_: libc::c_int) {}
 
 fn have_heirs() -> Result<()> {
-    have_child(|| _ = wait())?;
+    have_child(|| wait_for_ever())?;
     let words = ["sleep", "600"].map(|word| CString::new(word).unwrap_or_default());
     have_child(move || _ = execvp(&words[0], &words))
 }
@@ -89,12 +88,4 @@ fn have_child(life: impl FnOnce()) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// For ever: a signal that is caught is no reason to end.
-fn wait() -> Result<()> {
-    loop {
-        // EINTR is what it waits for.
-        let _ = poll(&mut [], PollTimeout::NONE);
-    }
 }

@@ -2,16 +2,19 @@
 //! `tcpecho-lab actor NAME ARGUMENT...`. They do as they are told, say `ready` on stdout when that
 //! is done, and then wait for what comes.
 
+pub mod adding;
 pub mod blocked;
 pub mod closing;
 pub mod disposed;
 pub mod halves;
 pub mod line_echo;
 pub mod read_once;
+pub mod sharing;
 
 use std::io::{Write as _, stdout};
 
 use anyhow::{Result, bail};
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 /// A program; see the module's head.
@@ -26,12 +29,14 @@ pub struct Actor {
 
 /// All actors.
 pub static ALL: &[&Actor] = &[
+    &adding::ACTOR,
     &blocked::ACTOR,
     &closing::ACTOR,
     &disposed::ACTOR,
     &halves::ACTOR,
     &line_echo::ACTOR,
     &read_once::ACTOR,
+    &sharing::ACTOR,
 ];
 
 /// Plays the part called `name`. Errors: there is none, or what went wrong.
@@ -47,6 +52,14 @@ fn say(line: &str) -> Result<()> {
     let mut out = stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)
+}
+
+/// Does nothing more: a signal that is caught is no reason to end.
+fn wait_for_ever() -> ! {
+    loop {
+        // EINTR is all that can come.
+        let _ = poll(&mut [], PollTimeout::NONE);
+    }
 }
 
 /// A signal by its name, with or without SIG: `PIPE`, `SIGPIPE`.

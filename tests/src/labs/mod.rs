@@ -24,6 +24,7 @@ pub mod pair;
 pub mod pools;
 pub mod port_range;
 mod premature_termination;
+pub mod processes_and_threads;
 pub mod reference_counts;
 pub mod second_client;
 pub mod select_limit;
@@ -52,6 +53,7 @@ macro_rules! every_lab {
             port_range
             second_client
             backlog
+            processes_and_threads
             reference_counts
             pools
             select_limit

@@ -1,0 +1,30 @@
+//! The verdicts of the labs about who has what (memory, descriptors, a connection, an error) can fail:
+//! each act is performed with a program that does not do what the act expects, and must say so.
+
+#[path = "common/red.rs"]
+mod red;
+
+use anyhow::Result;
+use red::red;
+use tcpecho_lab::labs::{self, processes_and_threads};
+use tcpecho_lab::narrate::Scene;
+
+red! {
+    processes_and_threads {
+        processes_and_threads::child(processes_and_threads::THREAD)
+            => "there are should have been 2 processes, 2 threads, but was 1 process, 2 threads";
+        processes_and_threads::thread(processes_and_threads::FORK)
+            => "there are should have been 1 process, 2 threads, but was 2 processes, 2 threads";
+        {
+            let (add, lock) = (processes_and_threads::ADD, processes_and_threads::LOCK);
+            processes_and_threads::together([lock, add])
+        }
+            => "test should have been less than 200, but was 200";
+        processes_and_threads::together([processes_and_threads::ADD; 2])
+            => "test should have been 200, but was less than 200";
+        processes_and_threads::dies_alone(processes_and_threads::THREADS)
+            => "nothing on the stage is called {child}";
+        processes_and_threads::dies_with_all(processes_and_threads::PROCESSES)
+            => "threads of the server should have been 3, but was 1";
+    }
+}
