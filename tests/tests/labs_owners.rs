@@ -6,7 +6,7 @@ mod red;
 
 use anyhow::Result;
 use red::red;
-use tcpecho_lab::labs::{self, processes_and_threads};
+use tcpecho_lab::labs::{self, inetd, processes_and_threads};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -26,5 +26,20 @@ red! {
             => "nothing on the stage is called {child}";
         processes_and_threads::dies_with_all(processes_and_threads::PROCESSES)
             => "threads of the server should have been 3, but was 1";
+    }
+
+    inetd {
+        inetd::exec("tcpechod --model fork --bind 127.0.0.1 {port}")
+            => "descriptors of it that are the connection should have been 0 1, but was";
+        inetd::cat("tcpecho-lab actor inetd 127.0.0.1:{port} sleep 60")
+            => "what came back should have been hello, but was nothing";
+        inetd::cat("tcpecho-lab actor inetd number 127.0.0.1:{port} sh -c 'exec cat <&$0 >&$0' %d")
+            => "descriptors of it that are the connection should have been 0 1 2, but was 0 1";
+        inetd::stderr(inetd::CAT)
+            => "what came to the client should have been who are you?, but was nothing";
+        inetd::by_number(inetd::CAT)
+            => "descriptor 2 is should have been not the connection, but was the connection";
+        inetd::superserver(Some(inetd::CAT))
+            => "the program that serves is should have been tcpechod, but was cat";
     }
 }

@@ -7,6 +7,7 @@ pub mod blocked;
 pub mod closing;
 pub mod disposed;
 pub mod halves;
+pub mod inetd;
 pub mod line_echo;
 pub mod read_once;
 pub mod sharing;
@@ -34,6 +35,7 @@ pub static ALL: &[&Actor] = &[
     &closing::ACTOR,
     &disposed::ACTOR,
     &halves::ACTOR,
+    &inetd::ACTOR,
     &line_echo::ACTOR,
     &read_once::ACTOR,
     &sharing::ACTOR,

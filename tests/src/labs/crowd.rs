@@ -102,6 +102,12 @@ impl Crowd {
         })
     }
 
+    /// The same on this port, where somebody else serves.
+    #[must_use]
+    pub fn on_port(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
     // -- Making things happen -------------------------------------------------------------------
 
     /// Starts `tcpechod [FLAGS] {port}`.
@@ -147,11 +153,11 @@ impl Crowd {
     /// Starts a client that finds these bytes in its stdin.
     fn enter(&mut self, client: Client, bytes: &[u8]) -> Result<()> {
         let address = self.address();
+        self.acted = now();
         let client = client.start()?;
         if !bytes.is_empty() {
             client.write(bytes)?;
         }
-        self.acted = now();
         let (fd, address) = eventually("a client that is connected", PROMPTLY, || {
             let first = ends_of(client.pid(), address).ok()?.into_iter().next();
             first.filter(|_| is_at_rest(client.pid()))

@@ -16,6 +16,7 @@ pub mod half_close;
 pub mod host_crash;
 pub mod hosts;
 pub mod idle_cost;
+pub mod inetd;
 pub mod nagle;
 pub mod normal_life;
 pub mod one_stalls_all;
@@ -55,6 +56,7 @@ macro_rules! every_lab {
             backlog
             processes_and_threads
             reference_counts
+            inetd
             pools
             select_limit
             idle_cost

@@ -73,7 +73,7 @@ impl Crowd {
     fn told_by_server(&self) -> Result<Vec<CallRecord>> {
         let mut calls = self.server()?.calls();
         calls.retain(|c| match &*c.call {
-            "accept" | "epoll_wait" => true,
+            "accept" | "epoll_wait" | "dup2" | "execve" | "getpeername" => true,
             "waitpid" => c.phase == Phase::Return,
             _ => moves_data(c),
         });
