@@ -77,5 +77,12 @@ red! {
             dispositions::children([deaf, silent])
         }
             => "zombies should have been 1, but was 0";
+        {
+            let [silent, asks] = dispositions::NOTIFIED;
+            dispositions::on_arrival([asks, silent])
+        }
+            => "runs of its handler should have been 0, but was 1";
+        dispositions::on_arrival(["tcpecho-lab actor notified owner", "tcpecho-lab actor notified async"])
+            => "runs of its handler should have been 1, but was 0";
     }
 }

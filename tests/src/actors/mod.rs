@@ -10,6 +10,7 @@ pub mod halves;
 pub mod inetd;
 pub mod line_echo;
 pub mod read_once;
+pub mod notified;
 pub mod sharing;
 
 use std::io::{Write as _, stdout};
@@ -38,6 +39,7 @@ pub static ALL: &[&Actor] = &[
     &inetd::ACTOR,
     &line_echo::ACTOR,
     &read_once::ACTOR,
+    &notified::ACTOR,
     &sharing::ACTOR,
 ];
 

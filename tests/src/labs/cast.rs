@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::client::{Client, ClientProcess};
 use crate::labs::crowd::{fate, signal_set};
-use crate::narrate::{Act, Names, Stage, shell};
+use crate::narrate::{Act, Names, Stage, keys, shell};
 use crate::netns::Isolation;
 use crate::observe::processes::{self, Process};
 use crate::observe::rest::is_at_rest;
@@ -87,6 +87,12 @@ impl Act<Cast> {
     #[must_use]
     pub fn actor(self, what: &'static str, command: &'static str) -> Self {
         self.act(what, shell(command), move |c| c.start(command))
+    }
+
+    /// Somebody types a line for the `nth` actor.
+    #[must_use]
+    pub fn types(self, what: &'static str, nth: usize, line: &'static str) -> Self {
+        self.act(what, keys(line), move |c| c.actor(nth)?.type_line(line))
     }
 
     /// The `nth` actor is sent a signal by this command.

@@ -35,6 +35,7 @@ pub static LAB: Lab = Lab {
             Box::new(by_default(NOTHING)),
             Box::new(inherited(HEIRS)),
             Box::new(children(MORTAL)),
+            Box::new(on_arrival(NOTIFIED)),
             Box::new(hangup()),
         ]
     },
@@ -57,6 +58,12 @@ pub const HEIRS: &str = "tcpecho-lab actor disposed catch=USR1 ignore=USR2 block
 pub const MORTAL: [&str; 2] = [
     "tcpecho-lab actor disposed mortal",
     "tcpecho-lab actor disposed ignore=CHLD mortal",
+];
+
+/// Has a handler for SIGIO; has done what else it takes.
+pub const NOTIFIED: [&str; 2] = [
+    "tcpecho-lab actor notified",
+    "tcpecho-lab actor notified owner async",
 ];
 
 /// The same signal for three processes.
@@ -286,6 +293,71 @@ pub fn children(parents: [&'static str; 2]) -> Act<Cast> {
         )
 }
 
+/// SIGIO, which comes only to those who have asked for it; how often, and what is lost.
+pub fn on_arrival(actors: [&'static str; 2]) -> Act<Cast> {
+    const RUNS: &str = "runs of its handler";
+    let [silent, asks] = actors;
+    Act::open("SIGIO: a handler is not enough", Cast::open)
+        .actor(
+            "A program with a handler for SIGIO, the signal that says that there is something to \
+             read. When it comes, it reads.",
+            silent,
+        )
+        .expect("SIGIO is", "caught", |c| {
+            disposition(c.actor(0)?.pid(), Signal::SIGIO)
+        })
+        .predict(
+            "A line arrives. How often does the handler run?",
+            &[("0", "never"), ("1", "once")],
+        )
+        .types("Somebody types a line.", 0, "one")
+        .answer(RUNS, "0", |c| runs(c, 0))
+        .actor(
+            "Another one has also said whom to tell (F_SETOWN), and to tell at all (O_ASYNC).",
+            asks,
+        )
+        .observe(
+            "The kernel has noted it: 020000 is O_ASYNC.",
+            "grep flags /proc/{second}/fdinfo/0",
+            |c| {
+                let info = format!("/proc/{}/fdinfo/0", c.actor(1)?.pid());
+                Ok(std::fs::read_to_string(info)?)
+            },
+        )
+        .types("The same line for this one.", 1, "one")
+        .expect(RUNS, "1", |c| runs(c, 1))
+        .kill("Stop it.", 1, "kill -STOP {second}", Signal::SIGSTOP)
+        .expect("it", "stopped", |c| c.fate(1))
+        .types("A line arrives meanwhile.", 1, "two")
+        .types("Another.", 1, "three")
+        .types("And a third.", 1, "four")
+        .expect("signals that wait for it", "SIGIO", |c| {
+            Ok(signals_in(c.set(1, "ShdPnd")?))
+        })
+        .predict(
+            "It goes on. How often does the handler run for these three?",
+            &[("1", "once"), ("3", "three times")],
+        )
+        .kill("Let it go on.", 1, "kill -CONT {second}", Signal::SIGCONT)
+        .answer("runs for the three", "1", |c| {
+            let runs: usize = runs(c, 1)?.parse()?;
+            Ok((runs - 1).to_string())
+        })
+        .expect("bytes that it has read in all", 4 + 15, |c| {
+            let said = said(c, 1)?;
+            let words = said.split_whitespace().filter_map(|word| word.parse::<usize>().ok());
+            Ok(words.sum::<usize>())
+        })
+        .show("It says:", |c| Ok(View::Printed(said(c, 1)?)))
+        .explain(
+            "The book (5.8, 25.2): SIGIO, SIGPOLL and SIGURG take more than a handler. This kernel: \
+             the same; SIGPOLL is another name of SIGIO.\n\n\
+             A signal that waits is one bit: three arrivals, one signal. No byte is lost by that, \
+             if the program reads until there is nothing more (EAGAIN). If it reads once for each \
+             signal, something stays behind.",
+        )
+}
+
 /// The same server, started as a shell does, and as nohup does.
 fn hangup() -> Act<Crowd> {
     Act::open("nohup", Crowd::open)
@@ -396,6 +468,19 @@ fn heirs(cast: &Cast) -> Result<View> {
         let _ = writeln!(table, "{signal:<10}{parent:<10}{forked:<12}{}", of(2));
     }
     Ok(View::Printed(table))
+}
+
+/// How often the handler of the `nth` actor has run, when that has nothing more to do.
+fn runs(cast: &Cast, nth: usize) -> Result<String> {
+    at_rest(cast, nth)?;
+    let runs = said(cast, nth)?.matches("SIGIO").count();
+    Ok(runs.to_string())
+}
+
+/// What the `nth` actor has said.
+fn said(cast: &Cast, nth: usize) -> Result<String> {
+    let said = cast.actor(nth)?.stdout();
+    Ok(String::from_utf8_lossy(&said).replace("ready\n", ""))
 }
 
 /// How many zombies the `nth` actor has.
