@@ -6,7 +6,7 @@ mod red;
 
 use anyhow::Result;
 use red::red;
-use tcpecho_lab::labs::{self, inetd, processes_and_threads};
+use tcpecho_lab::labs::{self, fin_or_reset, inetd, processes_and_threads};
 use tcpecho_lab::narrate::Scene;
 
 red! {
@@ -41,5 +41,12 @@ red! {
             => "descriptor 2 is should have been not the connection, but was the connection";
         inetd::superserver(Some(inetd::CAT))
             => "the program that serves is should have been tcpechod, but was cat";
+    }
+
+    fin_or_reset {
+        fin_or_reset::echoed_before(false)
+            => "bytes unread at the server should have been 11, but was 0";
+        fin_or_reset::end_of_file_first(true)
+            => "should have been FIN-WAIT-2 / CLOSE-WAIT, but was gone / gone";
     }
 }
