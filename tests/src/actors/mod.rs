@@ -6,6 +6,7 @@ pub mod adding;
 pub mod blocked;
 pub mod closing;
 pub mod disposed;
+pub mod faulty;
 pub mod halves;
 pub mod inetd;
 pub mod line_echo;
@@ -35,6 +36,7 @@ pub static ALL: &[&Actor] = &[
     &blocked::ACTOR,
     &closing::ACTOR,
     &disposed::ACTOR,
+    &faulty::ACTOR,
     &halves::ACTOR,
     &inetd::ACTOR,
     &line_echo::ACTOR,

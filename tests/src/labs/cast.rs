@@ -56,6 +56,12 @@ impl Cast {
         signal_set(self.actor(nth)?.pid(), name)
     }
 
+    /// What ps shows of the `nth` actor.
+    pub fn ps(&self, nth: usize) -> Result<String> {
+        let process = processes::look(self.actor(nth)?.pid());
+        Ok(processes::ps_view(&process.into_iter().collect::<Vec<_>>()))
+    }
+
     /// The children of the `nth` actor, oldest first.
     pub fn children(&self, nth: usize) -> Result<Vec<Process>> {
         Ok(processes::children(self.actor(nth)?.pid()))

@@ -12,6 +12,7 @@ pub mod dispositions;
 pub mod edge_trigger;
 pub mod eintr;
 pub mod fin_or_reset;
+pub mod find_the_bug;
 pub mod half_close;
 pub mod host_crash;
 pub mod hosts;
@@ -78,6 +79,7 @@ macro_rules! every_lab {
             short_write
             nagle
             stdio_trap
+            find_the_bug
         }
     };
 }

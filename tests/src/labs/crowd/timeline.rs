@@ -36,16 +36,17 @@ impl Crowd {
     pub fn ladder(&self, nth: usize, prologue: &str) -> Result<View> {
         let guest = self.guest(nth)?;
         let packets = self.packets(nth).unwrap_or_default();
+        let of_server = self.told_by_server()?;
         let mut ladder = Ladder::new(self.acted)
             .prologue(prologue)
             .interruptions()
             .packets(guest.address, &packets)
             .calls(Side::Client, &self.told_by_client(nth)?)
-            .calls(Side::Server, &self.told_by_server()?)
+            .calls(Side::Server, &of_server)
             .descriptor(Side::Client, 0, "the keyboard")
             .descriptor(Side::Client, guest.fd, "the connection");
         let parent = self.server()?.pid();
-        if self.told_by_server()?.iter().any(|c| c.pid != parent) {
+        if of_server.iter().any(|c| c.pid != parent) {
             let who = "At the server the parent accepts and waits, its child reads and writes.";
             ladder = ladder.remark(who);
         }
@@ -63,7 +64,7 @@ impl Crowd {
         let guest = self.guest(nth)?;
         let mut calls = guest.process.calls();
         calls.retain(|c| {
-            let waits = matches!(&*c.call, "epoll_wait" | "nanosleep");
+            let waits = matches!(&*c.call, "epoll_wait" | "nanosleep" | "poll");
             waits || moves_data(c) && (c.fd == 0 || c.fd == guest.fd)
         });
         Ok(without_vain_returns(without_glances(calls)))
