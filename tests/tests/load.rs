@@ -519,6 +519,7 @@ fn the_command_line_is_refused_in_one_line() -> Result<()> {
         &["--rate", "1", "--bulk"][..],
         &["-c", "0"],
         &["--rat", "1"],
+        &["--rate", "0.001"],
     ] {
         let client = load(nowhere, args).start()?;
         ensure!(client.wait(DEADLINE)?.code() == Some(2), "{client}");

@@ -168,37 +168,54 @@ impl Cli {
     }
 
     fn check(&self) -> Result<(), String> {
-        let modes = [
-            ("--rate", self.rate.is_some()),
-            ("--connect-per-request", self.connect_per_request),
-            ("--bulk", self.bulk),
-            ("--depth", self.depth > 1),
-        ];
-        let given: Vec<_> = modes
-            .iter()
-            .filter(|(_, is_given)| *is_given)
-            .map(|(flag, _)| *flag)
-            .collect();
-        if let [one, other, ..] = given[..] {
-            return Err(format!(
-                "{one} and {other} say two things about when to send: choose one"
-            ));
-        }
+        self.check_modes()?;
+        self.check_rate()?;
         if self.threads > self.connections {
             return Err(format!(
                 "{} threads have nothing to do with {} connections: --threads {} at most, or more -c",
                 self.threads, self.connections, self.connections
             ));
         }
-        if self.json_stream
-            && self
-                .json
-                .as_ref()
-                .is_some_and(|file| file.as_os_str() == "-")
-        {
+        let on_stdout = self
+            .json
+            .as_ref()
+            .is_some_and(|file| file.as_os_str() == "-");
+        if self.json_stream && on_stdout {
             return Err("--json-stream and --json - both want stdout: --json FILE".into());
         }
         Ok(())
+    }
+
+    fn check_modes(&self) -> Result<(), String> {
+        let modes = [
+            ("--rate", self.rate.is_some()),
+            ("--connect-per-request", self.connect_per_request),
+            ("--bulk", self.bulk),
+            ("--depth", self.depth > 1),
+        ];
+        let given = modes.iter().filter(|(_, is_given)| *is_given);
+        let given: Vec<_> = given.map(|(flag, _)| *flag).collect();
+        match given[..] {
+            [one, other, ..] => Err(format!(
+                "{one} and {other} say two things about when to send: choose one"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Is anything due in the time measured? Message n is, n / rate after the load has begun.
+    fn check_rate(&self) -> Result<(), String> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        let (warmup, duration) = (self.warmup.as_secs_f64(), self.duration.as_secs_f64());
+        let first = (warmup * rate).ceil();
+        if first < (warmup + duration) * rate {
+            return Ok(());
+        }
+        Err(format!(
+            "at --rate {rate} no message is due in the {duration} s that are measured: -d {:.0}, or --rate {}",
+            rate.recip().ceil(),
+            (1000.0 / duration).ceil() / 1000.0,
+        ))
     }
 
     fn mode(&self) -> Mode {
@@ -321,6 +338,17 @@ mod tests {
         assert_eq!(parsed("h --bulk").expect("good").plan().load.size, 262_144);
     }
 
+    /// The first message is due when the load begins, the second 1.43 s later.
+    #[test]
+    fn a_rate_is_low_enough_for_the_time_if_one_message_falls_into_it() {
+        for line in ["h --rate 0.7 -d 1s", "h --rate 0.7 -d 1ms --warmup 0"] {
+            assert!(parsed(line).is_ok(), "{line}");
+        }
+        for line in ["h --rate 0.7 -d 900ms", "h --rate 0.7 -d 1s --warmup 200ms"] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
     #[test]
     fn contradictions_are_told_in_one_line_with_a_way_out() {
         for (line, way_out) in [
@@ -333,6 +361,8 @@ mod tests {
             ("h -s 0", "16k"),
             ("h -s 4g", "64k"),
             ("h --rate 0", "10k"),
+            ("h --rate 0.001", "-d 1000, or --rate 0.2"),
+            ("h --rate 0.7 -d 500ms", "-d 2, or --rate 2"),
             ("", "HOST"),
         ] {
             let told = parsed(line).expect_err(line);

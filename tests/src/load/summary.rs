@@ -18,6 +18,10 @@ const BUSY: f64 = 0.9;
 /// In less time than this, in seconds, a rate is never steady.
 const LONG_ENOUGH: f64 = 1.0;
 
+/// What is to be said where every figure is 0.
+const NOTHING: &str = "nothing came back in the time measured, which says nothing of the server: \
+                       measure longer (--duration)";
+
 /// Adds up.
 #[derive(Debug)]
 pub struct Summary {
@@ -87,6 +91,9 @@ impl Summary {
         let mut warnings = self.warnings(shared, &generator);
         if !warmup.steady && measured_s >= LONG_ENOUGH {
             warnings.push(unsteady(&warmup));
+        }
+        if measured_s > 0.0 && self.slice.bytes == 0 && self.failures.is_empty() {
+            warnings.push(NOTHING.into());
         }
         let recorded = |recorder: Option<&Recorder>| recorder.and_then(Recorder::latency);
         let recorders = &self.slice.times;
