@@ -1,17 +1,24 @@
 //! `tcpecho-lab compare` from the command line to the report: good servers, bad ones, and an
 //! interruption.
 
+#[path = "common/schema.rs"]
+mod schema;
+
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tcpecho_lab::client::Client;
 use tcpecho_lab::compare::result::{Comparison, Outcome};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::wait::eventually;
+
+use schema::Schema;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -66,7 +73,7 @@ fn compare(args: &[&str]) -> Result<Output> {
     Ok(command.arg("compare").args(args).output()?)
 }
 
-/// Two rounds of the smallest workload, and what came of it as JSON.
+/// Two rounds of the smallest workload, and what came of it as JSON, which is what the schema says.
 fn compared(args: &[&str]) -> Result<(Comparison, Output)> {
     let usual = [
         "--rounds",
@@ -79,9 +86,9 @@ fn compared(args: &[&str]) -> Result<(Comparison, Output)> {
         "1",
     ];
     let output = compare(&[&usual, args].concat())?;
-    let found = serde_json::from_slice(&output.stdout);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Ok((found.context(said)?, output))
+    let found: Value = serde_json::from_slice(&output.stdout).with_context(|| stderr(&output))?;
+    Schema::open("compare")?.check(&found)?;
+    Ok((serde_json::from_value(found)?, output))
 }
 
 fn stderr(output: &Output) -> String {
@@ -249,6 +256,10 @@ fn what_cannot_be_right_starts_nothing() -> Result<()> {
     Ok(())
 }
 
+fn lives(pid: i32) -> bool {
+    processes::look(pid).is_some_and(|process| process.state != 'Z')
+}
+
 #[test]
 fn an_interruption_leaves_nothing_behind() -> Result<()> {
     let place = Place::new("interrupt")?;
@@ -271,8 +282,7 @@ fn an_interruption_leaves_nothing_behind() -> Result<()> {
     })?;
     lab.signal(Signal::SIGINT)?;
     let status = lab.wait(SOON)?;
-    ensure!(std::os::unix::process::ExitStatusExt::signal(&status) == Some(Signal::SIGINT as i32));
-    let lives = |pid| processes::look(pid).is_some_and(|process| process.state != 'Z');
+    ensure!(status.signal() == Some(Signal::SIGINT as i32));
     ensure!(!started.iter().any(|process| lives(process.pid)));
     let said = String::from_utf8_lossy(&lab.stdout()).into_owned();
     ensure!(said.contains("interrupted"), "{said}");

@@ -2,6 +2,8 @@
 
 #[path = "load/bad.rs"]
 mod bad;
+#[path = "common/schema.rs"]
+mod schema;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
+use serde_json::Value;
 use tcpecho_common::Model;
 use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::contestant::Contestant;
@@ -23,6 +26,8 @@ use tcpecho_lab::observe::rest::is_at_rest;
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
 use tcpecho_lab::{netns, promised};
+
+use schema::Schema;
 
 /// How long a run may take that has all its time limits in milliseconds.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -46,13 +51,14 @@ impl Args for Client {
     }
 }
 
-/// Runs it to its end: exit code, report, stderr.
+/// Runs it to its end: exit code, report, which is what the schema says, stderr.
 fn run(server: SocketAddr, args: &[&str]) -> Result<(Option<i32>, Report, String)> {
     let client = load(server, args).args(&["--json", "-"]).start()?;
     let code = client.wait(DEADLINE)?.code();
     let report = serde_json::from_slice(&client.stdout());
-    let report = report.with_context(|| format!("a report\n{client}"))?;
-    Ok((code, report, client.stderr()))
+    let report: Value = report.with_context(|| format!("a report\n{client}"))?;
+    Schema::open("load")?.check(&report)?;
+    Ok((code, serde_json::from_value(report)?, client.stderr()))
 }
 
 /// A machine that is busy makes doubtful figures, not wrong ones.
@@ -83,8 +89,12 @@ fn is_measuring(event: &Event) -> bool {
     matches!(event, Event::Measuring { .. })
 }
 
-/// The report at the end of `--json-stream`.
+/// The report at the end of `--json-stream`, of which every line is what the schema says.
 fn last_report(client: &ClientProcess) -> Result<Report> {
+    let schema = Schema::open("load")?;
+    for line in String::from_utf8(client.stdout())?.lines() {
+        schema.check(&serde_json::from_str(line)?)?;
+    }
     match events(client)?.pop() {
         Some(Event::End { report }) => Ok(*report),
         other => anyhow::bail!("no report: {other:?}\n{client}"),
