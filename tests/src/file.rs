@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::stdout::print;
 use crate::sweep;
 
 /// Is it `-`, which means stdout?
@@ -28,7 +29,8 @@ pub fn can_be_written(file: &Path) -> Result<()> {
 /// All of it or nothing: under another name first. `-` is stdout.
 pub fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     if is_stdout(file) {
-        return Ok(io::stdout().write_all(content.as_ref())?);
+        let content = content.as_ref().to_vec();
+        return Ok(print(move || io::stdout().write_all(&content))?);
     }
     let beside = unfinished(file);
     let _undivided = sweep::undivided();

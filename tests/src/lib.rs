@@ -34,6 +34,7 @@ pub mod runner;
 pub mod server;
 pub mod skip;
 pub mod soak;
+pub mod stdout;
 pub mod sweep;
 pub mod wait;
 

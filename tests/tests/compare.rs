@@ -3,6 +3,8 @@
 
 #[path = "common/schema.rs"]
 mod schema;
+#[path = "common/stuck.rs"]
+mod stuck;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -19,6 +21,7 @@ use tcpecho_lab::observe::processes;
 use tcpecho_lab::wait::eventually;
 
 use schema::Schema;
+use stuck::{is_stuck, stuck};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -258,6 +261,38 @@ fn what_cannot_be_right_starts_nothing() -> Result<()> {
 
 fn lives(pid: i32) -> bool {
     processes::look(pid).is_some_and(|process| process.state != 'Z')
+}
+
+/// With a stdout that nobody reads, the first signal is enough: during a run, and when all is over.
+#[test]
+fn a_signal_ends_it_though_nobody_reads_what_it_says() -> Result<()> {
+    let usual = [
+        "compare",
+        "--models",
+        "poll",
+        "--workload",
+        "latency",
+        "--rounds",
+        "1",
+    ];
+    for duration in ["1m", "100ms"] {
+        let (_ours, theirs) = stuck()?;
+        let line = [&usual[..], &["--duration", duration]].concat();
+        let lab = Client::plain(env!("CARGO_BIN_EXE_tcpecho-lab"), line);
+        let lab = lab.stdout(theirs).start()?;
+        let ready = eventually("the time to end it", SOON, || match duration {
+            "1m" => {
+                let tree = processes::tree(lab.pid());
+                tree.iter().find(|p| p.comm == "tcpecho-load").map(drop)
+            }
+            _ => is_stuck(lab.pid()).then_some(()),
+        });
+        ready.with_context(|| lab.to_string())?;
+        lab.signal(Signal::SIGTERM)?;
+        let status = lab.wait(Duration::from_secs(10))?;
+        ensure!(status.signal() == Some(Signal::SIGTERM as i32), "{status}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -4,6 +4,8 @@
 mod bad;
 #[path = "common/schema.rs"]
 mod schema;
+#[path = "common/stuck.rs"]
+mod stuck;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,7 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::pipe2;
 use serde_json::Value;
@@ -28,9 +30,13 @@ use tcpecho_lab::wait::eventually;
 use tcpecho_lab::{netns, promised};
 
 use schema::Schema;
+use stuck::{is_stuck, stuck};
 
 /// How long a run may take that has all its time limits in milliseconds.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long one may take to end that is told to.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Enough to see whether something works at all.
 const SHORT: &[&str] = &["--duration", "400ms", "--warmup", "50ms", "--timeout", "5s"];
@@ -553,12 +559,43 @@ fn whoever_reads_no_more_is_no_error() -> Result<()> {
     Ok(())
 }
 
+/// The first one: nobody knows that there should be a second.
+#[test]
+fn a_signal_ends_a_run_whose_stream_nobody_reads() -> Result<()> {
+    let server = Server::model(Model::Reactor).start()?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let (_ours, theirs) = stuck()?;
+        let client = load(server.address(), &["-d", "10m", "--json-stream"]);
+        let client = client.stdout(theirs).start()?;
+        eventually("a write that hangs", DEADLINE, || {
+            is_stuck(client.pid()).then_some(())
+        })?;
+        client.signal(signal)?;
+        let status = client.wait(SOON)?;
+        ensure!(status.signal() == Some(signal as i32), "{status}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_signal_ends_a_run_whose_table_nobody_will_read() -> Result<()> {
+    let server = Server::model(Model::Reactor).start()?;
+    let (_ours, theirs) = stuck()?;
+    let client = load(server.address(), &["-d", "10m", "--warmup", "0"]);
+    let client = client.stdout(theirs).start()?;
+    eventually("echoes", DEADLINE, || {
+        processes::cpu_time(server.pid()).filter(|time| *time > Duration::from_millis(100))
+    })?;
+    client.signal(Signal::SIGINT)?;
+    let status = client.wait(SOON)?;
+    ensure!(status.signal() == Some(Signal::SIGINT as i32), "{status}");
+    Ok(())
+}
+
 #[test]
 fn a_signal_ends_it_while_nobody_reads_its_table() -> Result<()> {
     let server = Server::model(Model::Reactor).start()?;
-    let (_ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    while nix::unistd::write(&theirs, &[b'x'; 4096]).is_ok() {}
-    fcntl(&theirs, FcntlArg::F_SETFL(OFlag::empty()))?;
+    let (_ours, theirs) = stuck()?;
     // The table comes after the file, which is there when the run is over.
     let file = std::env::temp_dir().join(format!("tcpecho-load-{}.json", std::process::id()));
     let name = file.to_str().context("a name")?;

@@ -10,8 +10,8 @@ pub mod faulty;
 pub mod halves;
 pub mod inetd;
 pub mod line_echo;
-pub mod read_once;
 pub mod notified;
+pub mod read_once;
 pub mod sharing;
 
 use std::io::{Write as _, stdout};

@@ -18,9 +18,10 @@ use tcpecho_lab::runner::explain::Explain;
 use tcpecho_lab::runner::guard::Guard;
 use tcpecho_lab::runner::list;
 use tcpecho_lab::runner::perform::Perform;
+use tcpecho_lab::runner::programs_are_built;
 use tcpecho_lab::runner::run::{self, Run};
-use tcpecho_lab::runner::{columns, programs_are_built};
 use tcpecho_lab::soak;
+use tcpecho_lab::stdout::columns;
 use tcpecho_lab::sweep::{self, Last};
 
 const AFTER_HELP: &str = "\
@@ -115,15 +116,12 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => teach(),
-        Some(Command::Doctor) => doctor::run(columns(&io::stdout())),
+        Some(Command::Doctor) => doctor::run(columns()),
         Some(Command::List) => list(),
-        Some(Command::Explain(explain)) => explain.run(columns(&io::stdout())),
+        Some(Command::Explain(explain)) => explain.run(columns()),
         Some(Command::Run(run)) => run.run(),
         Some(Command::Book(book)) => book.run(),
-        Some(Command::Compare(compare)) => {
-            let width = columns(&io::stdout());
-            compare.run(width).map(ExitCode::from)
-        }
+        Some(Command::Compare(compare)) => compare.run(columns()).map(ExitCode::from),
         Some(Command::Soak(soak)) => soak.run(),
         Some(Command::Perform(one)) => one.run(),
         Some(Command::Guard(guard)) => guard.run(),

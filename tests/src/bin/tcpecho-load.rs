@@ -35,7 +35,7 @@ fn measure(cli: &Cli) -> Result<Exit> {
     let mut outputs = Outputs::new(cli, command.clone(), plan.load.clone())?;
     let (report, signal) = run(plan, command, began, &mut outputs)?;
     let exit = exit(&report);
-    outputs.end(report)?;
+    outputs.end(report, signal.is_some())?;
     if let Some(signal) = signal {
         interrupt::die_of(signal);
     }

@@ -22,6 +22,7 @@ use crate::compare::terminal::{Glyphs, terminal};
 use crate::compare::workload::{self, Task};
 use crate::date::utc;
 use crate::file::{can_be_written, is_stdout, write};
+use crate::stdout::print;
 use crate::{binaries, sweep};
 
 /// Who takes part unless told otherwise: all clients in one thread, found at once or by looking at all;
@@ -358,7 +359,7 @@ impl Compare {
     fn tell(&self, found: &Comparison, width: usize) -> Result<Exit> {
         if !self.has_stdout() {
             let text = terminal(found, width, glyphs());
-            anstream::stdout().write_all(text.as_bytes())?;
+            print(move || anstream::stdout().write_all(text.as_bytes()))?;
         }
         if !found.interrupted {
             for (file, format) in self.exports() {
@@ -454,6 +455,7 @@ fn glyphs() -> Glyphs {
     Glyphs::of_locale(&locale.unwrap_or_default())
 }
 
+use crate::stdout::print;
 /// One line on stderr that is written over again, where somebody watches.
 struct Status {
     watched: bool,

@@ -1,8 +1,10 @@
 //! Ctrl-C, as a descriptor: signalfd(2). The first signal ends the run, the second the program.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{Context, Result};
+use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -52,6 +54,18 @@ impl AsRawFd for Interrupts {
     fn as_raw_fd(&self) -> RawFd {
         self.descriptor.as_fd().as_raw_fd()
     }
+}
+
+/// Has a signal come that nobody has taken note of yet?
+pub fn is_pending() -> bool {
+    let mut pending = MaybeUninit::zeroed();
+    #[expect(unsafe_code)]
+    // SAFETY: it fills one sigset_t, for which all zeros (no signals) do as well.
+    let pending = unsafe {
+        libc::sigpending(pending.as_mut_ptr());
+        SigSet::from_sigset_t_unchecked(pending.assume_init())
+    };
+    SIGNALS.iter().any(|signal| pending.contains(*signal))
 }
 
 fn is_ignored(signal: Signal) -> bool {

@@ -3,7 +3,7 @@
 //! Files are created before the load, so that a name that cannot be written is no loss.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Stderr, Write};
+use std::io::{self, ErrorKind, IsTerminal, Stderr, Write};
 use std::mem;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +13,7 @@ use tcpecho_common::logging;
 
 use crate::load::cli::{Cli, PROGRAM};
 use crate::load::hdr::Log;
+use crate::load::interrupt;
 use crate::load::json;
 use crate::load::latency::Recorder;
 use crate::load::meter::Slice;
@@ -20,9 +21,7 @@ use crate::load::progress::{Now, Progress};
 use crate::load::report::{Event, Load, Outcome, Report};
 use crate::load::run::Watch;
 use crate::load::table::Table;
-
-/// Columns of a page that is no terminal.
-const COLUMNS: usize = 80;
+use crate::stdout::{columns, patiently};
 
 /// All that is to be told, and where.
 pub struct Outputs {
@@ -67,25 +66,54 @@ impl Outputs {
         })
     }
 
-    /// What there is to say in the end. Errors: it cannot be written.
-    pub fn end(&mut self, report: Report) -> Result<()> {
+    /// What there is to say in the end; after a signal only for as long as last words may take. Errors:
+    /// it cannot be written.
+    pub fn end(&mut self, report: Report, signalled: bool) -> Result<()> {
         self.progress.clear();
         self.complain(&report);
         if let Some(file) = &mut self.json {
             json::report(file, &report).context("cannot write the JSON file")?;
         }
+        let mut text = Vec::new();
         if self.json_on_stdout {
-            json::report(&mut io::stdout().lock(), &report)?;
+            json::report(&mut text, &report)?;
         }
         if self.table && report.measured_s > 0.0 {
             let (report, width) = (&report, columns());
-            write!(anstream::stdout().lock(), "{}", Table { report, width })?;
+            write!(text, "{}", Table { report, width })?;
         }
         if self.stream {
             let report = Box::new(report);
-            json::event(&mut io::stdout().lock(), &Event::End { report })?;
+            json::event(&mut text, &Event::End { report })?;
+        }
+        self.print(text, move || signalled)
+    }
+
+    /// Writes to stdout. Who does not read it even when there is a hurry gets nothing more.
+    fn print(&mut self, text: Vec<u8>, hurry: impl Fn() -> bool) -> Result<()> {
+        let written = if self.table {
+            patiently(move || anstream::stdout().write_all(&text), hurry)
+        } else {
+            let write = move || {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(&text).and_then(|()| stdout.flush())
+            };
+            patiently(write, hurry)
+        };
+        match written {
+            Err(error) if error.kind() == ErrorKind::TimedOut => self.stream = false,
+            written => written?,
         }
         Ok(())
+    }
+
+    fn stream(&mut self, event: &Event) -> Result<()> {
+        if !self.stream {
+            return Ok(());
+        }
+        let mut line = Vec::new();
+        json::event(&mut line, event)?;
+        self.print(line, interrupt::is_pending)
     }
 
     /// On stderr, a line for each kind of error, and (if no table has them) each warning.
@@ -135,10 +163,7 @@ impl Watch for Outputs {
             Event::Measured { .. } => self.progress.clear(),
             _ => {}
         }
-        if self.stream {
-            json::event(&mut io::stdout().lock(), event)?;
-        }
-        Ok(())
+        self.stream(event)
     }
 
     fn slice(&mut self, from: Duration, length: Duration, slice: &Slice) -> Result<()> {
@@ -154,11 +179,7 @@ impl Watch for Outputs {
             return Ok(());
         }
         self.show_progress(from + length, length, slice);
-        if self.stream {
-            let event = slice.event(from, length);
-            json::event(&mut io::stdout().lock(), &event)?;
-        }
-        Ok(())
+        self.stream(&slice.event(from, length))
     }
 }
 
@@ -171,10 +192,4 @@ pub fn is_watched() -> bool {
 
 fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Of the terminal on stdout.
-fn columns() -> usize {
-    let size = terminal_size::terminal_size_of(io::stdout());
-    size.map_or(COLUMNS, |(width, _)| width.0.into())
 }

@@ -42,15 +42,6 @@ pub fn programs_are_built() -> Result<()> {
     Ok(())
 }
 
-/// The columns of the terminal behind `stdout`; of a pipe, what COLUMNS says, or 80.
-pub fn columns(stdout: &io::Stdout) -> usize {
-    let from_environment = || env::var("COLUMNS").ok()?.parse().ok();
-    terminal_size::terminal_size_of(stdout)
-        .map(|(width, _)| usize::from(width.0))
-        .or_else(from_environment)
-        .unwrap_or(80)
-}
-
 /// How a program ended, as the shell would see it.
 fn passed_on(status: ExitStatus) -> ExitCode {
     let signal = status.signal().map(|signal| 128 + signal);

@@ -23,8 +23,9 @@ use crate::narrate::record::Record;
 use crate::runner::all::{News, side_by_side};
 use crate::runner::child::{Outcome, Stagehand};
 use crate::runner::perform::Manner;
+use crate::runner::programs_are_built;
 use crate::runner::summary::{self, Summary};
-use crate::runner::{columns, programs_are_built};
+use crate::stdout::columns;
 use crate::sweep::{self, Last};
 
 /// What `tcpecho-lab run --help` says at its end.
@@ -154,7 +155,7 @@ impl Run {
         let whole = files.finish(command, &records)?;
         let summary = Summary::of(&records, began.elapsed(), self.strict);
         if labs.len() > 1 || self.quiet {
-            summary.write(&mut out, columns(&io::stdout()))?;
+            summary.write(&mut out, columns())?;
         } else if self.strict && summary.skips() {
             summary::strictly(&mut out)?;
         }
@@ -191,7 +192,7 @@ impl Run {
                 pause: self.pause(),
                 full: self.full,
                 color: colored,
-                width: columns(&stdout),
+                width: columns(),
             },
             plain: self.plain.then(|| "as --plain asks".into()),
             live: files.live(),
@@ -282,7 +283,7 @@ fn aloud(
 fn size() -> (usize, usize) {
     let stdout = io::stdout();
     let lines = terminal_size::terminal_size_of(&stdout).map(|(_, lines)| usize::from(lines.0));
-    (columns(&stdout), lines.unwrap_or(24))
+    (columns(), lines.unwrap_or(24))
 }
 
 fn is_watched() -> bool {
