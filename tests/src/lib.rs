@@ -5,8 +5,10 @@
 //! the servers that all must keep the same promises, [`peer`] talks to them as no decent client
 //! would, [`limit`] takes their descriptors away, [`wait`] waits for what they do, [`observe`] asks
 //! the kernel what they did, [`netns`] gives an experiment a network and process table of its own,
-//! [`skip`] says why there is none, [`sweep`] ends what was started when we are interrupted, [`chance`]
-//! makes up what is the same again for the same seed, [`actors`] are small programs for its labs, [`runner`] is what performs these, [`soak`] does everything at once for a long
+//! [`skip`] says why there is none, [`sweep`] ends what was started when we are interrupted,
+//! [`deathwatch`] when we are killed, [`stdout`] waits for no reader then, [`chance`] makes up what is
+//! the same again for the same seed, [`actors`] are small programs for its labs, [`runner`] is what
+//! performs these, [`soak`] does everything at once for a long
 //! time; [`load`] is the load generator, [`compare`] puts the servers side by side under it,
 //! [`figures`] writes their numbers, [`date`] dates, [`file`](mod@file) files that are all there or not at all,
 //! [`page`] is what all pages have in common, [`handout`] what remains of a lab when it is over.
@@ -18,6 +20,7 @@ pub mod client;
 pub mod compare;
 pub mod contestant;
 pub mod date;
+pub mod deathwatch;
 pub mod figures;
 pub mod file;
 pub mod handout;

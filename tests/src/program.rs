@@ -25,6 +25,7 @@ use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::unistd::{Pid, pipe2, setsid};
 
 use crate::binaries;
+use crate::deathwatch;
 use crate::observe::calls::{self, CallLog, CallRecord};
 use crate::observe::processes;
 use crate::output::Output;
@@ -194,6 +195,7 @@ impl Recipe {
             command.arg("--events-fd").arg(fd.to_string());
         }
         command.args(&self.last_args);
+        command.envs(deathwatch::mark());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }

@@ -263,6 +263,43 @@ fn lives(pid: i32) -> bool {
     processes::look(pid).is_some_and(|process| process.state != 'Z')
 }
 
+/// Nobody can do anything about kill -9; who is left behind must find out.
+#[test]
+fn kill_9_leaves_nothing_behind() -> Result<()> {
+    let place = Place::new("killed")?;
+    let script = place.0.join("echo.py");
+    let script = script.display();
+    let pids = place.0.join("pids");
+    let noted = format!("echo $$ >>{}; exec", pids.display());
+    // One that leaves its process group, its session and its parent, and one that stays.
+    let server = format!(
+        "both=setsid -f sh -c '{noted} sleep 7777'; {noted} python3 {script} {{port}} good"
+    );
+    let what = ["--workload", "latency", "--duration", "1m"];
+    let line = [
+        &["compare", "--models", "none", "--server", &server],
+        &what[..],
+    ]
+    .concat();
+    let lab = Client::plain(env!("CARGO_BIN_EXE_tcpecho-lab"), line).start()?;
+    let started = eventually("a server under load", SOON, || {
+        let tree = processes::tree(lab.pid());
+        let is = |process: &processes::Process| process.comm == "tcpecho-load";
+        let noted = fs::read_to_string(&pids).unwrap_or_default();
+        (tree.iter().any(is) && noted.lines().count() == 2).then_some((tree, noted))
+    });
+    let (tree, noted) = started.with_context(|| lab.to_string())?;
+    lab.signal(Signal::SIGKILL)?;
+    let noted = noted.lines().map(str::parse::<i32>);
+    let pids = noted.chain(tree.iter().map(|process| Ok(process.pid)));
+    for pid in pids {
+        let pid = pid?;
+        eventually("its end", SOON, || (!lives(pid)).then_some(()))
+            .with_context(|| format!("{pid}: {tree:?}"))?;
+    }
+    Ok(())
+}
+
 /// With a stdout that nobody reads, the first signal is enough: during a run, and when all is over.
 #[test]
 fn a_signal_ends_it_though_nobody_reads_what_it_says() -> Result<()> {

@@ -21,6 +21,7 @@ use crate::compare::schedule;
 use crate::compare::terminal::{Glyphs, terminal};
 use crate::compare::workload::{self, Task};
 use crate::date::utc;
+use crate::deathwatch::DeathWatch;
 use crate::file::{can_be_written, is_stdout, write};
 use crate::stdout::print;
 use crate::{binaries, sweep};
@@ -140,6 +141,7 @@ impl Compare {
             list()?;
             return Ok(Exit::Done);
         }
+        let watch = DeathWatch::begin()?;
         // Whatever the signal, no file is left.
         sweep::when_interrupted(sweep::Last::Caller)?;
         let candidates = match self
@@ -157,6 +159,7 @@ impl Compare {
         };
         binaries::path("tcpecho-load").context("the load generator is not built: make compare")?;
         let done = self.compare(candidates, width);
+        drop(watch);
         sweep::die();
         match done {
             Err(error) if error.is::<Refused>() => {
