@@ -458,7 +458,6 @@ fn glyphs() -> Glyphs {
     Glyphs::of_locale(&locale.unwrap_or_default())
 }
 
-use crate::stdout::print;
 /// One line on stderr that is written over again, where somebody watches.
 struct Status {
     watched: bool,

@@ -444,10 +444,10 @@ mod tests {
             assert!(log.contains(part), "{part}\n{log}");
         }
         // Unless the second has just passed.
-        let dates = ["push 1", "typed: one", "echo '```'; echo one"].map(date);
+        let lines = ["push 1", "typed: one", "echo '```'; echo one"].map(date);
         let next = date::local(record.started + 1);
-        let dated = dates.iter().all(|line| log.contains(line));
-        assert!(dated || log.contains(&next), "{dates:?}\n{log}");
+        let dated = lines.iter().all(|line| log.contains(line));
+        assert!(dated || log.contains(&next), "{lines:?}\n{log}");
         assert!(log.contains("\n```\none\n````\n"), "a longer fence: {log}");
     }
 

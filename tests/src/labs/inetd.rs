@@ -16,7 +16,7 @@ use crate::binaries;
 use crate::labs::crowd::{Crowd, in_words};
 use crate::labs::pair::PROMPTLY;
 use crate::narrate::text::fill;
-use crate::narrate::{Act, Lab, Names, Scene, Stage, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, keys, shell};
 use crate::netns::Isolation;
 use crate::observe::calls::CallRecord;
 use crate::observe::processes::{self, Process};
@@ -31,6 +31,9 @@ pub static LAB: Lab = Lab {
     name: "inetd",
     title: "A program that serves, and knows no socket",
     sections: "4.7, 4.10, 13.5",
+    chapter: Chapter::Concurrency,
+    takes: 2,
+    needs: &[],
     about: "fork makes a copy of the server. exec puts another program in its place: nothing in \
         its memory is left. How does the new program know which descriptor is its client, and who \
         that is? And must it know of sockets at all?",
@@ -249,8 +252,11 @@ pub fn superserver(command: Option<&'static str>) -> Act<Super> {
     Act::open("the same program under a real super-server", move |place| {
         Ok(Super::open(place)?.choose(command))
     })
-    .explain("{choice}")
-    .superserver("In terminal 1, the super-server.", "{command}")
+    .explain(
+        "Super-servers: inetd, xinetd, systemd-socket-activate, tcpserver, socat. The first of them \
+         that is installed here is taken; where none is, our own.",
+    )
+    .superserver("In terminal 1: {choice}.", "{command}")
     .client("In terminal 2, a client.", CLIENT)
     .line("The user types.", "hello")
     .expect("what came back", "hello", Super::echoed)
@@ -286,13 +292,18 @@ pub fn superserver(command: Option<&'static str>) -> Act<Super> {
     )
     .try_it(
         "1$ tcpechod --model exec\n\
-         2$ tcpecho localhost                 (type a line, and leave it open)\n\
+         2$ tcpecho 127.0.0.1\n\
+         2> hello\n\
          3$ ps -f --ppid $(pgrep -o tcpechod)\n\
          3$ ls -l /proc/$(pgrep -n tcpechod)/fd\n\
-         1$ ^C\n\
-         1$ socat TCP-LISTEN:9877,reuseaddr,fork EXEC:'tcpechod --inetd',nofork\n\
-         2$ tcpecho localhost                 (and the same in 3)\n\
-         1$ tcpecho-lab actor inetd 127.0.0.1:9877 bc     (type 6*7 in 2)",
+         1> ^C\n\
+         1$ tcpecho-lab actor inetd 127.0.0.1:9877 cat\n\
+         2$ tcpecho 127.0.0.1\n\
+         2> hello\n\
+         3$ ls -l /proc/$(pgrep -n cat)/fd\n\
+         2> ^D\n\
+         1> ^C\n\
+         1$ tcpecho-lab actor inetd 127.0.0.1:9877 tcpechod --inetd",
     )
     .read(
         "Read: UNP 4.7, 4.10, 13.5; dup2(2), execve(2) on close-on-exec, \
@@ -358,7 +369,7 @@ fn open_files(pid: i32) -> Result<String> {
 pub struct Super {
     crowd: Crowd,
     port: u16,
-    /// What it is and why, and the command that starts it.
+    /// What it is called, and the command that starts it.
     choice: (String, String),
     server: Option<Launched>,
 }
@@ -380,17 +391,13 @@ impl Super {
     /// Decides which super-server it will be.
     fn choose(self, command: Option<&'static str>) -> Self {
         let mut installed = SUPERSERVERS.iter().filter(|(name, _)| is_installed(name));
-        let (word, command) = match (command, installed.next()) {
-            (Some(command), _) => ("One that somebody has chosen.".into(), command),
-            (None, Some((name, command))) => (format!("This machine has {name}."), *command),
-            (None, None) => {
-                let names = SUPERSERVERS.map(|(name, _)| name).join(", ");
-                let word = format!("This machine has none of {names}. So it is ours once more.");
-                (word, OURS)
-            }
+        let (name, command) = match (command, installed.next()) {
+            (Some(command), _) => ("one that somebody has chosen", command),
+            (None, Some((name, command))) => (*name, *command),
+            (None, None) => ("our own", OURS),
         };
         let port = self.port.to_string();
-        let choice = (word, command.replace("{port}", &port));
+        let choice = (name.to_owned(), command.replace("{port}", &port));
         Self { choice, ..self }
     }
 

@@ -19,7 +19,7 @@ use crate::client::ClientProcess;
 use crate::labs::cast::{Cast, begin, is_ready};
 use crate::labs::crowd::{Crowd, fate};
 use crate::labs::pair::PROMPTLY;
-use crate::narrate::{Act, Lab, Names, Scene, Stage, Unseen, View, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, Unseen, View, keys, shell};
 use crate::observe::processes;
 use crate::wait::eventually;
 
@@ -28,6 +28,9 @@ pub static LAB: Lab = Lab {
     name: "processes-and-threads",
     title: "fork or thread: who sees the change?",
     sections: "4.7, 26.1",
+    chapter: Chapter::Concurrency,
+    takes: 2,
+    needs: &[],
     about: "A program has a variable, test = 1, and somebody who works beside it: a child, made by \
         fork, or a thread. The other one says test = 2. What is test now? And whose are the open \
         files, the directory, the end? A server that has one or the other for each client must \
@@ -248,11 +251,20 @@ pub fn dies_with_all(server: &'static str) -> Act<Crowd> {
              fork,thread.",
         )
         .try_it(
-            "1$ tcpecho-lab actor sharing fork       (then type: test = 2)\n\
-             2$ ps -L -C tcpecho-lab\n\
-             2$ ls -l /proc/PID/fd                   (parent and child; open /dev/zero)\n\
-             1$ tcpecho-lab actor sharing thread     (and the same)\n\
-             1$ tcpecho-lab actor adding             (again and again: another sum)\n\
+            "1$ tcpecho-lab actor sharing fork\n\
+             1> test = 2\n\
+             1> open /dev/zero\n\
+             2$ ps -L -o pid,lwp,ppid,args -C tcpecho-lab\n\
+             2$ ls -l /proc/$(pgrep -o -f sharing)/fd     (the parent)\n\
+             2$ ls -l /proc/$(pgrep -n -f sharing)/fd     (the child)\n\
+             1> exit                                      (nothing: who has ended?)\n\
+             1> ^C\n\
+             1$ tcpecho-lab actor sharing thread\n\
+             1> open /dev/zero\n\
+             2$ ls /proc/$(pgrep -f sharing)/task\n\
+             1> ^C\n\
+             1$ tcpecho-lab actor adding\n\
+             1> ^C\n\
              1$ tcpecho-lab actor adding lock",
         )
         .read(

@@ -49,7 +49,7 @@ impl<S> Step<S> {
             Kind::Observe(command, _) | Kind::ObserveStill(command, ..) => {
                 Planned::Look(what, Typed::Shell(command))
             }
-            Kind::Show(_) => Planned::Look(what, Typed::Nothing),
+            Kind::Show(_) | Kind::Measure(_) => Planned::Look(what, Typed::Nothing),
             Kind::Expect(it) => Planned::Expect {
                 what,
                 expected: it.expected.clone(),

@@ -4,8 +4,6 @@
 //! here, and [`perform`] seen from inside; [`all`] has several at a time, [`summary`] says how it went.
 //! [`guard`] does where there are no namespaces what they do: it leaves nothing behind.
 
-use std::env;
-use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 
