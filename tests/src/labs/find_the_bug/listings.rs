@@ -23,15 +23,15 @@ pub const ONE_CLIENT: &str = "\
 
 /// An `#else` that belongs to the wrong `if`.
 pub const NO_RESTART: &str = "\
- 1   void catch(int signo, void (*handler)(int))
- 2   {
- 3       struct sigaction act = { .sa_handler = handler };
- 4       if (signo == SIGALRM) {             /* a timeout is to interrupt, */
- 5   #ifdef SA_INTERRUPT
- 6           act.sa_flags = SA_INTERRUPT;
- 7   #else
- 8           act.sa_flags = SA_RESTART;      /* anything else is not */
- 9   #endif
+1    void catch(int signo, void (*handler)(int))
+2    {
+3        struct sigaction act = { .sa_handler = handler };
+4        if (signo == SIGALRM) {         /* a timeout is to interrupt */
+5    #ifdef SA_INTERRUPT
+6            act.sa_flags = SA_INTERRUPT;
+7    #else
+8            act.sa_flags = SA_RESTART;  /* everything else is not */
+9    #endif
 10       }
 11       sigaction(signo, &act, NULL);
 12   }";
