@@ -55,6 +55,11 @@ fn typing(fall: Fall) -> Act<Hosts> {
     .expect("the server's socket for it", "none", |h| {
         h.state_at_server("client")
     })
+    .observe(
+        "On the server's host there is no connection:",
+        "{server_host} ss -tno",
+        Hosts::ss_at_server,
+    )
     .explain(
         "One end of a connection without another end: a half-open connection. The client's kernel \
          has had no reason to doubt it, for TCP sends nothing when there is nothing to say.",

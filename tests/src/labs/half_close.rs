@@ -16,10 +16,12 @@ use crate::client::ClientProcess;
 use crate::labs::cast;
 use crate::labs::crowd::in_words;
 use crate::labs::pair::{PROMPTLY, Pair};
+use crate::narrate::ladder::Ladder;
 use crate::narrate::{
-    Act, Chapter, Expected, Fact, Lab, Names, Need, Stage, Typed, View, keys, shell,
+    Act, Chapter, Expected, Fact, Lab, Names, Need, Stage, Typed, Unseen, View, keys, shell,
 };
 use crate::netns::Isolation;
+use crate::observe::packets::Capture;
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets;
 use crate::peer::{Ended, Peer};
@@ -206,6 +208,7 @@ pub fn ways([unsent, linger_0, linger_1, unread]: [&'static str; 4]) -> Act<Part
         .expect(SOCKET, "gone", Parting::socket)
         .act(READ, Typed::Nothing, Parting::read)
         .answer(ARRIVED, "nothing, and an RST", Parting::arrived)
+        .show("The last way on one time line:", Parting::ladder)
         .show("All four:", |p| Ok(View::Printed(p.table.borrow().clone())))
         .explain(
             "close only says that the program is done. The kernel goes on: it sends what is left, \
@@ -279,6 +282,9 @@ fn lingering(act: Act<Parting>, zero: &'static str, one: &'static str) -> Act<Pa
 /// Somebody who listens and reads late, and a program that sends and closes.
 pub struct Parting {
     listener: TcpListener,
+    place: Isolation,
+    /// The packets of the last way: the others move more than a class can read.
+    capture: Option<Capture>,
     actor: Option<ClientProcess>,
     reader: Option<Peer>,
     remote: Option<SocketAddr>,
@@ -299,6 +305,8 @@ impl Parting {
         );
         Ok(Self {
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, port))?,
+            place: place.clone(),
+            capture: None,
             actor: None,
             reader: None,
             remote: None,
@@ -310,6 +318,9 @@ impl Parting {
     /// Lets a program connect, send and close, and waits for its end. Nobody reads.
     fn part(&mut self, command: &str) -> Result<()> {
         let port = self.listener.local_addr()?.port().to_string();
+        if self.place == Isolation::Namespaces && command.contains("unread") {
+            self.capture = Some(Capture::start()?);
+        }
         let actor = cast::begin(&command.replace("{port}", &port))?;
         let (stream, remote) = self.listener.accept()?;
         let mut reader = Peer::over(stream)?;
@@ -361,6 +372,19 @@ impl Parting {
             "an RST"
         };
         Ok(format!("{much}, and {end}"))
+    }
+
+    /// The packets of the last way; the program that closes is the client.
+    fn ladder(&self) -> Result<View> {
+        let unseen = || Unseen("packets are seen only in namespaces".into());
+        let capture = self.capture.as_ref().ok_or_else(unseen)?;
+        let client = self.remote.context("nobody has connected")?;
+        let mut packets = capture.packets_so_far();
+        packets.retain(|p| p.from == client || p.to == client);
+        let first = packets.first().context("no packet")?.at;
+        let ladder = Ladder::new(first).packets(client, &packets);
+        let ladder = ladder.remark("The program that closes is the client.");
+        Ok(View::Ladder(ladder))
     }
 
     /// How long close took.

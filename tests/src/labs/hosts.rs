@@ -360,6 +360,12 @@ impl Hosts {
         Ok(sockets::ss_view(&sockets))
     }
 
+    /// What ss shows on the client's host.
+    pub fn ss_at_client(&self) -> Result<String> {
+        let sockets = self.client_host.run(sockets::tcp)?;
+        Ok(sockets::ss_view(&sockets))
+    }
+
     /// How this client is: `asleep`, or how it ended: `exit status 5`.
     pub fn fate(&self, name: &str) -> Result<String> {
         Ok(pair::fate(&self.talk(name)?.client))

@@ -117,6 +117,29 @@ mod tests {
         }
     }
 
+    /// What these are about is counted or copied, not sent.
+    const WITHOUT_TIME_LINE: &[&str] = &[
+        "pools",
+        "select-limit",
+        "one-wait",
+        "dispositions",
+        "short-write",
+    ];
+
+    #[test]
+    fn every_lab_asks_looks_and_draws() {
+        for lab in ALL {
+            let acts = (lab.acts)();
+            let steps: Vec<_> = acts.iter().flat_map(|act| act.outline()).collect();
+            let has = |kind: &str| steps.iter().any(|step| step.starts_with(kind));
+            assert!(has("predict "), "{} asks for no prediction", lab.name);
+            assert!(has("observe "), "{} shows no command", lab.name);
+            let drawn = steps.iter().any(|step| step.contains("time line"));
+            let expected = !WITHOUT_TIME_LINE.contains(&lab.name);
+            assert_eq!(drawn, expected, "{}: a time line?", lab.name);
+        }
+    }
+
     #[test]
     fn every_lab_has_lines_to_type_and_says_where_to_read_on() {
         for lab in ALL {

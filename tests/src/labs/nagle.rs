@@ -3,6 +3,7 @@
 //! The same bytes in two writes, in two writes with `TCP_NODELAY`, and in one write, to a server that
 //! answers whole lines. Asserted is how long a line takes, and what the packets carry.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -81,12 +82,22 @@ pub fn slow(title: &'static str, client: &'static str) -> Act<Line> {
             Expected::AtLeast(HELD_BACK),
             Line::median,
         )
-        .show("The last line, on the wire:", Line::ladder)
+        .show("The last line on one time line:", Line::ladder)
         .expect("what the last line's packets carried", "1 5", Line::pieces)
         .expect(
             "between the two pieces _ passed",
             Expected::AtLeast(HELD_BACK),
             Line::gap,
+        )
+        .observe(
+            "The kernel counts the acknowledgements that it has held back.",
+            "nstat -asz TcpExtDelayedACKs",
+            |_| Ok(format!("TcpExtDelayedACKs {:>16}\n", delayed()?)),
+        )
+        .expect(
+            "as many of them as lines that took long, or more",
+            "yes",
+            Line::explained,
         )
         .explain(
             "Two rules that are good on their own. Nagle's, at the sender: while something small \
@@ -141,6 +152,8 @@ pub struct Line {
     server: Option<ServerProcess>,
     /// How long each line took.
     times: Vec<Duration>,
+    /// What the kernel had counted before.
+    delayed: u64,
     capture: Result<Capture, Unseen>,
 }
 
@@ -157,6 +170,7 @@ impl Line {
             port,
             server: None,
             times: Vec::new(),
+            delayed: delayed()?,
             capture,
         })
     }
@@ -189,6 +203,17 @@ impl Line {
         let mut times = self.times.clone();
         times.sort_unstable();
         times.get(times.len() / 2).copied().context("no line yet")
+    }
+
+    /// Has the kernel held back an acknowledgement for each line that took long?
+    fn explained(&self) -> Result<&'static str> {
+        let long = self.times.iter().filter(|time| **time >= HELD_BACK).count();
+        let held_back = delayed()? - self.delayed;
+        Ok(if held_back >= long as u64 {
+            "yes"
+        } else {
+            "no"
+        })
     }
 
     fn half(&self) -> Result<&'static str> {
@@ -260,6 +285,17 @@ impl Line {
         let server = self.server.as_ref();
         Ok(server.context("the server has not been started")?.address())
     }
+}
+
+/// The kernel's TcpExtDelayedACKs of this network namespace.
+fn delayed() -> Result<u64> {
+    let table = fs::read_to_string("/proc/thread-self/net/netstat")?;
+    let mut lines = table.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next(), lines.next());
+    let (names, values) = (names.context("no names")?, values.context("no values")?);
+    let mut counters = names.split_whitespace().zip(values.split_whitespace());
+    let counter = counters.find(|(name, _)| *name == "DelayedACKs");
+    Ok(counter.context("not counted here")?.1.parse()?)
 }
 
 impl Stage for Line {

@@ -117,6 +117,11 @@ fn conversation(act: Act<Pair>, args: &'static [&'static str]) -> Act<Pair> {
         Pair::ss,
     )
     .expect(
+        "what had been sent when accept returned",
+        "client SYN - server SYN,ACK - client ACK",
+        Pair::sent_before_accept,
+    )
+    .expect(
         "who sleeps where",
         "server accept, child read(connection), client read(keyboard)",
         Pair::who_sleeps_where,
@@ -126,6 +131,10 @@ fn conversation(act: Act<Pair>, args: &'static [&'static str]) -> Act<Pair> {
         PS,
         Pair::ps,
         Pair::moment,
+    )
+    .explain(
+        "connect returns when the second segment is there, accept when the third is: half a round \
+         trip later. With both on one host nobody can see that; across an ocean it is 50 ms.",
     )
     .act("Type a line.", keys("hello"), |p| p.type_line("hello"))
     .expect("what came back", "hello", Pair::echoed)

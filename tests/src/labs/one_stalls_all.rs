@@ -78,6 +78,9 @@ pub fn stalled(server: &'static str) -> Act<Crowd> {
             Crowd::server_sleeps_in,
         )
         .expect("bytes of it unread at the server", 13, |c| c.unread(0))
+        .show("The first client's line on one time line:", |c| {
+            c.ladder(0, "all that came before")
+        })
         .observe(
             "Who is stuck where: Send-Q what the server wrote, Recv-Q what nobody reads.",
             SS,

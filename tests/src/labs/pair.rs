@@ -360,6 +360,18 @@ impl Pair {
         Ok(late.map(|p| p.len).sum())
     }
 
+    /// What had been sent when accept returned: `client SYN - server SYN,ACK - client ACK`.
+    pub fn sent_before_accept(&self) -> Result<String> {
+        let mut packets = self.packets_since(0)?;
+        let calls = self.server()?.calls();
+        let accepted = |c: &&CallRecord| c.call == "accept" && c.result > 0;
+        let accept = calls.iter().find(accepted).context("no accept yet")?;
+        packets.retain(|p| p.at <= accept.at);
+        // The client may have gone on by then.
+        packets.truncate(3);
+        Ok(exchange(self.connection()?.client.address, &packets))
+    }
+
     /// The first packet since something was last done at the server's side: `server FIN,ACK`.
     pub fn first_since(&self) -> Result<String> {
         let all = self.exchange_since(self.killed_at()?)?;

@@ -9,16 +9,20 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect, getsockname,
+    setsockopt, socket, sockopt,
 };
 use tcpecho_common::{Model, defaults};
 
+use crate::labs::states::now;
+use crate::narrate::ladder::{Ladder, Side};
 use crate::narrate::{Act, Chapter, Lab, Names, Need, Stage, Typed, Unseen, View, shell};
 use crate::netns::Isolation;
+use crate::observe::packets::{Capture, Packet};
 use crate::observe::sockets::{self, State};
 use crate::server::{Server, ServerProcess};
 
@@ -82,7 +86,12 @@ pub fn scarce(range: &'static str) -> Act<Ports> {
             Typed::Nothing,
             |p| p.connect_all(None, (SERVER, defaults::PORT)),
         )
-        .answer(MORE, "10, EADDRNOTAVAIL", Ports::made);
+        .answer(MORE, "10, EADDRNOTAVAIL", Ports::made)
+        .expect("SYNs that were sent", 10, Ports::syns)
+        .show(
+            "The tenth and the eleventh on one time line:",
+            Ports::ladder,
+        );
     let act = held(act, "10").predict(
         "All ten ports are in use. How many connections to a second server, port 9878?",
         UNTIL,
@@ -132,6 +141,8 @@ fn conclusion(act: Act<Ports>) -> Act<Ports> {
     act.show("Without this lab the range is:", |p| {
         Ok(View::Printed(p.usual()?))
     })
+    .expect("the course's port, 9877, is", "below it", Ports::of_the_course)
+    .or_known("in it", "somebody has widened the range of this host")
     .explain(
         "The course says: 65535 connections for a server, since a port has 16 bits. Wrong: all \
          connections of a server have the same port at its side. Thirty came to one port, from a \
@@ -167,6 +178,9 @@ pub struct Ports {
     servers: Vec<ServerProcess>,
     clients: Vec<OwnedFd>,
     made: Option<(usize, Errno)>,
+    /// When connect failed last.
+    failed: u64,
+    capture: Capture,
     /// The range that the host had before.
     before: String,
 }
@@ -184,6 +198,8 @@ impl Ports {
             servers: Vec::new(),
             clients: Vec::new(),
             made: None,
+            failed: 0,
+            capture: Capture::start()?,
             before,
         })
     }
@@ -200,6 +216,7 @@ impl Ports {
             match connected(from, SocketAddr::from(to)) {
                 Ok(client) => self.clients.push(client),
                 Err(errno) => {
+                    self.failed = now();
                     self.made = Some((made, errno));
                     return Ok(());
                 }
@@ -214,13 +231,54 @@ impl Ports {
         Ok(format!("{made}, {errno:?}"))
     }
 
+    /// How many connections have been tried on the wire.
+    fn syns(&self) -> Result<usize> {
+        let packets = self.packets()?;
+        let first = |p: &&Packet| p.flags.syn() && p.from.port() != defaults::PORT;
+        Ok(packets.iter().filter(first).count())
+    }
+
+    fn packets(&self) -> Result<Vec<Packet>> {
+        let missed = self.capture.take_dropped()?;
+        ensure!(missed == 0, "the capture missed {missed} frames");
+        Ok(self.capture.packets_so_far())
+    }
+
+    /// The last connect that succeeded, and the one after it.
+    fn ladder(&self) -> Result<View> {
+        let last = self.clients.last().context("nobody is connected")?;
+        let name: SockaddrIn = getsockname(last.as_raw_fd())?;
+        let client = SocketAddr::from((name.ip(), name.port()));
+        let mut packets = self.packets()?;
+        packets.retain(|p| p.from == client || p.to == client);
+        let ladder = Ladder::new(packets.first().context("no packet")?.at)
+            .packets(client, &packets)
+            .note(self.failed, Side::Client, "the next connect: EADDRNOTAVAIL")
+            .remark("The one that fails sends nothing: its own kernel has no port for it.");
+        Ok(View::Ladder(ladder))
+    }
+
     /// The range as it was, and its length.
     fn usual(&self) -> Result<String> {
-        let mut ends = self.before.split_whitespace().map(str::parse::<u16>);
-        let (first, last) = (ends.next(), ends.next());
-        let (first, last) = (first.context("no range")??, last.context("no end")??);
+        let (first, last) = self.range()?;
         let ports = u32::from(last) + 1 - u32::from(first);
         Ok(format!("{first} to {last}: {ports} ports\n"))
+    }
+
+    /// Where the server's port is: a client's connect may be given any of the range.
+    fn of_the_course(&self) -> Result<&'static str> {
+        let (first, last) = self.range()?;
+        Ok(match defaults::PORT {
+            port if port < first => "below it",
+            port if port > last => "above it",
+            _ => "in it",
+        })
+    }
+
+    fn range(&self) -> Result<(u16, u16)> {
+        let mut ends = self.before.split_whitespace().map(str::parse::<u16>);
+        let (first, last) = (ends.next(), ends.next());
+        Ok((first.context("no range")??, last.context("no end")??))
     }
 }
 

@@ -49,6 +49,7 @@ const HELD: &str = "ls -l /proc/{server}/fd /proc/{child}/fd | grep -E 'proc|soc
 /// The descriptors that the careless server may have.
 const LIMIT: u64 = 20;
 
+const TALK: &str = "connection and echo";
 const LEAVES: &str = "The user types ^D: the client sends its FIN. The child reads 0 and ends. \
     What does the client do?";
 const LEFT: &[(&str, &str)] = &[
@@ -74,6 +75,7 @@ pub fn closed(server: &'static str) -> Act<Crowd> {
         .predict(LEAVES, LEFT)
         .goodbye("The client's goodbye.", 0)
         .answer("the client", "exit status 0", |c| c.fate_of_client(0))
+        .show("The goodbye on one time line:", |c| c.ladder(0, TALK))
         .explain("The child ended, and with it the last descriptor. So the kernel sent the FIN.")
 }
 
@@ -102,6 +104,7 @@ pub fn forgotten(server: &'static str) -> Act<Crowd> {
         )
         .expect("who has the server's end", "parent", |c| c.holders(0))
         .observe("The connection of a child that is no more:", SS, Crowd::ss)
+        .show("The goodbye on one time line:", |c| c.ladder(0, TALK))
         .explain(
             "close, and the end of a process, only take away a descriptor. The FIN is sent when \
              the last one goes. The parent has it, will never use it, and never close it. \

@@ -111,13 +111,16 @@ pub fn waiting(server: &'static str) -> Act<Crowd> {
             "read = 7, write = 7, read = 0",
             for_the_last,
         )
+        .show("The third on one time line, and what the server did (^D was the second's):", |c| {
+            c.ladder(2, "connection, a line, kill -KILL")
+        })
         .expect("connections with a FIN, unaccepted", 0, |c| {
             c.in_state(State::CloseWait)
         })
         .explain(
             "Accept gives out connections in the order in which they came, the dead ones too. The \
-             bytes and the FIN were in the queue with it. The write goes to nobody: the client's \
-             kernel answers with an RST, after write has returned.\n\n\
+             bytes and the FIN were in the queue with it. The write goes to nobody: it returns 7, for \
+             the bytes are sent, and the client's kernel answers them with an RST.\n\n\
              The book (1.5, 4.5): an iterative server; completed connections are queued. This \
              kernel: the same. Verdict: whoever waits in the queue looks connected to itself, and \
              a client alone cannot tell a busy server from a dead one. How many may wait, and what \

@@ -65,6 +65,11 @@ pub fn refused(server: &'static str) -> Act<Full> {
         )
         .answer(FIRST, "1024", Full::first_refused)
         .expect("the highest descriptor that it has", 1023, Full::highest)
+        .observe(
+            "The last of its descriptors:",
+            "ls /proc/{server}/fd | sort -n | tail -3",
+            Full::last_descriptors,
+        )
         .show("Served, and what the server says:", |f| {
             let number = f.served.len();
             let said = f.word()?.replace(", ", ",\n");
@@ -219,9 +224,22 @@ impl Full {
     }
 
     fn highest(&self) -> Result<usize> {
-        let descriptors = processes::descriptors(self.crowd.server()?.pid())?;
-        let highest = descriptors.iter().map(|(fd, _)| *fd).max();
+        let highest = self.descriptors()?.last().copied();
         Ok(highest.context("none")? as usize)
+    }
+
+    fn last_descriptors(&self) -> Result<String> {
+        let descriptors = self.descriptors()?;
+        let last = &descriptors[descriptors.len().saturating_sub(3)..];
+        let last: Vec<_> = last.iter().map(ToString::to_string).collect();
+        Ok(last.join("\n"))
+    }
+
+    fn descriptors(&self) -> Result<Vec<i32>> {
+        let descriptors = processes::descriptors(self.crowd.server()?.pid())?;
+        let mut numbers: Vec<_> = descriptors.into_iter().map(|(fd, _)| fd).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::labs::crowd::Crowd;
 use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Typed, View};
 use crate::netns::Isolation;
 use crate::observe::sock_diag::SockDiag;
+use crate::observe::sockets::{self, State};
 use crate::wait::eventually;
 
 /// See the module's head.
@@ -68,6 +69,12 @@ pub fn calls(much: usize) -> Act<Ends> {
         .show("What it returned:", |e| {
             Ok(View::Printed(format!("write = {}", e.wrote)))
         })
+        .observe(
+            "Nobody has read. It is in two queues: Send-Q at this end, Recv-Q at the other.",
+            "ss -tan | grep -E 'State|:{port} '",
+            Ends::ss,
+        )
+        .expect("the two queues have", "what write took", Ends::queued)
         .explain(
             "So a writer needs a loop: writen. It writes the rest, and again the rest. On a \
              blocking socket the kernel does that, unless a signal interrupts it: then write \
@@ -217,6 +224,27 @@ impl Ends {
         }
     }
 
+    /// How much is in the queues of both ends, when nothing is under way.
+    fn queued(&self) -> Result<String> {
+        let (near, far) = (self.writer.local_addr()?, self.reader.local_addr()?);
+        let diag = SockDiag::open()?;
+        let unsent = diag.unacknowledged(near, far)?.context("no writer")?;
+        let unread = diag.unread(far, near)?.context("no reader")?;
+        let both = (unsent + unread) as usize;
+        Ok(if both == self.wrote {
+            "what write took".into()
+        } else {
+            format!("{both} bytes, and write took {}", self.wrote)
+        })
+    }
+
+    fn ss(&self) -> Result<String> {
+        let port = self.reader.local_addr()?.port();
+        let mut sockets = sockets::tcp()?;
+        sockets.retain(|s| s.state == State::Established);
+        Ok(sockets::ss_view(&sockets::with_port(&sockets, port)))
+    }
+
     fn read(&mut self) -> Result<()> {
         self.reader.set_read_timeout(Some(SOON))?;
         self.got = self.reader.read(&mut [0; 10])?;
@@ -235,7 +263,8 @@ impl Ends {
 
 impl Stage for Ends {
     fn names(&self) -> Names {
-        Names::new()
+        let port = self.reader.local_addr().map(|address| address.port());
+        vec![("port", port.unwrap_or(0).to_string())]
     }
 }
 

@@ -102,6 +102,18 @@ fn write_twice(title: &'static str, client: &'static str) -> Act<Crowd> {
         )
         .line("Type a line to see that all is well.", 0, "hello")
         .expect("what came back", "hello", |c| c.echoed(0))
+        .observe(
+            "The signals that it ignores and catches. SIGPIPE is number 13: bit 12.",
+            "grep -E 'Sig(Ign|Cgt)' /proc/{client}/status",
+            |c| {
+                let set = |name| signal_set(c.client(0)?.pid(), name);
+                let (ignored, caught): (Result<u64>, _) = (set("SigIgn"), set("SigCgt"));
+                Ok(format!(
+                    "SigIgn: {:016x}\nSigCgt: {:016x}\n",
+                    ignored?, caught?
+                ))
+            },
+        )
         .act(
             "Kill the child that serves it.",
             shell("kill -KILL {child}"),

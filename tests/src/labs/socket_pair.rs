@@ -10,14 +10,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrStorage, bind, connect,
-    getsockname, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrLike as _, SockaddrStorage,
+    bind, connect, getsockname, listen, setsockopt, socket, sockopt,
 };
 use tcpecho_common::{Model, defaults};
 
-use crate::labs::pair::{PROMPTLY, end_of};
-use crate::narrate::{Act, Chapter, Lab, Names, Need, Stage, Typed, View, shell};
+use crate::labs::pair::{PROMPTLY, end_of, moves_data};
+use crate::narrate::ladder::{Ladder, Side};
+use crate::narrate::{Act, Chapter, Lab, Names, Need, Stage, Typed, Unseen, View, shell};
 use crate::netns::Isolation;
+use crate::observe::calls::CallRecord;
+use crate::observe::packets::Capture;
 use crate::observe::processes;
 use crate::observe::sockets::{self, Socket, State};
 use crate::peer::Peer;
@@ -50,7 +53,7 @@ const TWO: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 /// The first act, with a server on this address.
 pub fn three_sockets(address: &'static str) -> Act<Clients> {
     Act::open("two clients with the same port", |place| {
-        Ok(Clients::open(place))
+        Clients::open(place)
     })
     .act(
         "In terminal 1, a server with a process per client, on all addresses.",
@@ -101,6 +104,7 @@ pub fn three_sockets(address: &'static str) -> Act<Clients> {
     )
     .act("Both send.", Typed::Nothing, Clients::talk)
     .answer("they got", "first one, second two", Clients::got)
+    .show("The first client on one time line:", Clients::ladder)
     .predict(
         "A third comes. Its SYN has four numbers that no connection has. Who gets it?",
         &[
@@ -132,6 +136,11 @@ pub fn names(accepted: bool) -> Act<Asked> {
     Act::open("what getsockname says, and when", |_| Ok(Asked::default()))
         .act("socket().", Typed::Nothing, Asked::make)
         .expect("getsockname before bind", "0.0.0.0:0", Asked::own)
+        .expect(
+            "and the family of that address, for who has only the descriptor",
+            "AF_INET",
+            Asked::family,
+        )
         .predict(
             "bind to the wildcard, port 0. What does getsockname say then?",
             &[
@@ -193,26 +202,28 @@ pub struct Clients {
     peers: Vec<Peer>,
     refused: bool,
     got: Vec<String>,
+    capture: Result<Capture, String>,
 }
 
 impl Clients {
-    fn open(place: &Isolation) -> Self {
-        let port = match place {
-            Isolation::Namespaces => defaults::PORT,
-            Isolation::Plain(_) => 0,
+    fn open(place: &Isolation) -> Result<Self> {
+        let (port, capture) = match place {
+            Isolation::Namespaces => (defaults::PORT, Ok(Capture::start()?)),
+            Isolation::Plain(_) => (0, Err("packets are seen only in namespaces".into())),
         };
-        Self {
+        Ok(Self {
             port,
             server: None,
             peers: Vec::new(),
             refused: false,
             got: Vec::new(),
-        }
+            capture,
+        })
     }
 
     fn start(&mut self, address: &str) -> Result<()> {
         let server = Server::model(Model::Fork).args(["--bind", address]);
-        let server = server.port(self.port).start()?;
+        let server = server.port(self.port).events().start()?;
         self.port = server.address().port();
         self.server = Some(server);
         Ok(())
@@ -306,6 +317,29 @@ impl Clients {
         Ok(format!("first {first}, second {second}"))
     }
 
+    /// The first client's segments, and whose calls they ended.
+    fn ladder(&self) -> Result<View> {
+        let capture = self.capture.as_ref().map_err(|why| Unseen(why.clone()))?;
+        let client = self.peers.first().context("nobody has connected")?.local();
+        let mut packets = capture.packets_so_far();
+        packets.retain(|p| p.from == client || p.to == client);
+        let server = self.server()?;
+        let mut children = processes::children(server.pid()).into_iter();
+        let child = children.find_map(|child| end_of(child.pid, |s| s.remote == client));
+        let child = child.context("nobody serves it")?;
+        let calls = server.calls();
+        let accepted = |c: &&CallRecord| c.call == "accept" && c.result > 0;
+        let its = |c: &&CallRecord| (c.pid, c.fd) == (child.pid, child.fd) && moves_data(c);
+        let told = calls.iter().find(accepted).into_iter();
+        let ladder = Ladder::new(packets.first().context("no packet")?.at)
+            .packets(client, &packets)
+            .calls(Side::Server, told.chain(calls.iter().filter(its)))
+            .remark(
+                "accept is the parent's, on the listening socket; read and write are the child's.",
+            );
+        Ok(View::Ladder(ladder))
+    }
+
     fn ss(&self) -> Result<String> {
         Ok(sockets::ss_view(&sockets::with_port(
             &sockets::tcp()?,
@@ -394,6 +428,15 @@ impl Asked {
         });
         self.client = Some(client);
         Ok(())
+    }
+
+    /// The family, without knowing it before: any address fits into a sockaddr_storage.
+    fn family(&self) -> Result<String> {
+        let name: SockaddrStorage = getsockname(self.listener()?.as_raw_fd())?;
+        Ok(match name.family() {
+            Some(AddressFamily::Inet) => "AF_INET".into(),
+            other => format!("{other:?}"),
+        })
     }
 
     fn own(&self) -> Result<String> {

@@ -8,6 +8,7 @@ use anyhow::Result;
 use crate::labs::crowd::{Crowd, in_words};
 use crate::narrate::{Act, Chapter, Lab, Need, Scene};
 use crate::observe::calls::CallRecord;
+use crate::observe::processes;
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
@@ -88,6 +89,15 @@ pub fn trap(client: &'static str) -> Act<Crowd> {
             read_and_sent,
         )
         .expect("where it sleeps", "poll ...", client_sleeps_in)
+        .observe(
+            "WCHAN is the kernel function it sleeps in:",
+            "ps -o pid,stat,wchan:30,args -p {client}",
+            |c| {
+                let client = processes::look(c.client(0)?.pid());
+                Ok(processes::ps_view(&client.into_iter().collect::<Vec<_>>()))
+            },
+        )
+        .show("Its calls on one time line:", |c| c.ladder(0, "the start"))
         .explain(
             "fgets is asked for a line and takes all there is: 14 bytes with one read. It returns \
              the first line and keeps the rest in its buffer. Then the client calls poll. poll \

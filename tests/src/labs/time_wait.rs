@@ -211,6 +211,7 @@ fn killed(act: Act<Pair>) -> Act<Pair> {
     .expect("the client", "exit status 3", Pair::fate)
     .expect(STATES, "TIME-WAIT / gone", Pair::states)
     .observe("This is left, and it is the server's end:", SS, Pair::ss)
+    .show("The end on one time line:", Pair::ladder)
 }
 
 fn without(act: Act<Pair>) -> Act<Pair> {

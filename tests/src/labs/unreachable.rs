@@ -181,6 +181,11 @@ fn mended(way: Way) -> Act<Hosts> {
         .wait("Wait a second.", A_WHILE)
         .expect("the client", "asleep", |h| h.fate("H"))
         .expect("what has come back", "hello", |h| h.echoed("H"))
+        .observe(
+            "timer: when it is sent next, and how often it has been sent again.",
+            "{client_host} ss -tno",
+            Hosts::ss_at_client,
+        )
         .show("How often the line was sent again:", |h| {
             Ok(gaps_view(&h.transmissions("H")?))
         })

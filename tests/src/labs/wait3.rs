@@ -163,6 +163,9 @@ pub fn right(server: &'static str) -> Act<Crowd> {
         )
         .goodbye("The first client leaves.", 0)
         .answer("the last wait", "waitpid = 0", last_wait)
+        .show("The goodbye on one time line:", |c| {
+            c.ladder(0, "both connections")
+        })
         .expect("parent and child", "parent S, child S", Crowd::census)
         .client("A third client comes.", CLIENT)
         .line("It types a line.", 2, "hello?")
