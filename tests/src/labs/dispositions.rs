@@ -341,7 +341,7 @@ pub fn on_arrival(actors: [&'static str; 2]) -> Act<Cast> {
         .kill("Let it go on.", 1, "kill -CONT {second}", Signal::SIGCONT)
         .answer("runs for the three", "1", |c| {
             let runs: usize = runs(c, 1)?.parse()?;
-            Ok((runs - 1).to_string())
+            Ok(runs.saturating_sub(1).to_string())
         })
         .expect("bytes that it has read in all", 4 + 15, |c| {
             let said = said(c, 1)?;

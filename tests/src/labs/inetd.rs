@@ -8,6 +8,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use anyhow::{Context, Result, ensure};
 use tcpecho_common::defaults;
@@ -54,25 +55,19 @@ pub const EXEC: &str = "tcpechod --model exec --bind 127.0.0.1 {port}";
 pub const CAT: &str = "tcpecho-lab actor inetd 127.0.0.1:{port} cat";
 /// One that says something on stderr.
 pub const TALKS: &str =
-    "tcpecho-lab actor inetd 127.0.0.1:{port} sh -c 'echo who are you? >&2; exec cat'";
+    "tcpecho-lab actor inetd 127.0.0.1:{port} \\\n        sh -c 'echo who are you? >&2; exec cat'";
 /// One that is told the number, and leaves 0, 1 and 2 alone.
 pub const NUMBER: &str =
     "tcpecho-lab actor inetd number 127.0.0.1:{port} sh -c 'exec cat <&$0 >&$0' %d";
 
-/// Super-servers that may be installed, and how each is told to run `tcpechod --inetd`.
-const SUPERSERVERS: [(&str, &str); 5] = [
+/// Super-servers that may be installed, and how each is told to run `tcpechod --inetd`. xinetd is not
+/// among them: it takes its configuration from a file only, and no file is to be left behind.
+const SUPERSERVERS: [(&str, &str); 4] = [
     (
         "inetd",
         "inetd -d /dev/stdin <<END\n\
          127.0.0.1:{port} stream tcp nowait $(id -un) $(command -v tcpechod) tcpechod --inetd\n\
          END",
-    ),
-    (
-        "xinetd",
-        "xinetd -dontfork -pidfile /dev/null -f /dev/stdin <<END\n\
-         service tcpecho\n{\n  type = UNLISTED\n  socket_type = stream\n  protocol = tcp\n  \
-         wait = no\n  bind = 127.0.0.1\n  port = {port}\n  user = $(id -un)\n  \
-         server = $(command -v tcpechod)\n  server_args = --inetd\n}\nEND",
     ),
     (
         "systemd-socket-activate",
@@ -253,7 +248,7 @@ pub fn superserver(command: Option<&'static str>) -> Act<Super> {
         Ok(Super::open(place)?.choose(command))
     })
     .explain(
-        "Super-servers: inetd, xinetd, systemd-socket-activate, tcpserver, socat. The first of them \
+        "Super-servers: inetd, systemd-socket-activate, tcpserver, socat. The first of them \
          that is installed here is taken; where none is, our own.",
     )
     .superserver("In terminal 1: {choice}.", "{command}")
@@ -457,9 +452,11 @@ impl Super {
 /// A port that nobody has, below those that the kernel gives away: no super-server can be told to
 /// take any.
 fn free_port() -> Result<u16> {
-    let first = 10_000 + (std::process::id() % 20_000) as u16;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 500) as u16 * 40;
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let mut ports = first..first + 100;
+    // Another one at every call: who has been given it may not have taken it yet.
+    let mut ports = (0..100).map(|_| 10_000 + (first + NEXT.fetch_add(1, Relaxed)) % 20_000);
     ports.find(is_free).context("a hundred ports are taken")
 }
 
