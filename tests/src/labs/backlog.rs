@@ -321,7 +321,7 @@ fn last(act: Act<Overflow>) -> Act<Overflow> {
     .try_it(
         "1$ tcpechod --backlog 2 &\n\
          1$ kill -STOP $!\n\
-         2$ for i in 1 2 3 4; do tcpecho localhost < /dev/null & done\n\
+         2$ for i in 1 2 3 4; do sleep 60 | tcpecho -w 60 localhost & done\n\
          2$ ss -tan | grep 9877         (LISTEN 3 2; SYN-SENT)\n\
          2$ tcpecho -w 2s localhost; echo $?\n\
          2$ ss -tlnm 'sport = :9877'    (d at the end)\n\
