@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tcpecho_lab::client::Client;
 use tcpecho_lab::narrate::quiet::Quiet;
+use tcpecho_lab::narrate::{Need, Report};
 use tcpecho_lab::netns::{self, Isolation};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::wait::eventually;
@@ -14,7 +15,7 @@ use tcpecho_lab::{every_lab, labs};
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn perform(name: &str, place: &Isolation, strict: bool) -> Result<()> {
+fn perform(name: &str, place: &Isolation, strict: bool) -> Result<Report> {
     let lab = labs::find(name).context("no such lab")?;
     let mut quiet = Quiet::new();
     let report = lab.perform(place, &mut quiet)?;
@@ -23,6 +24,24 @@ fn perform(name: &str, place: &Isolation, strict: bool) -> Result<()> {
     ensure!(facts > 0, "{name} asserts nothing");
     let transcript = quiet.transcript();
     ensure!(report.passed(strict), "{transcript}");
+    Ok(report)
+}
+
+/// What is skipped without namespaces is said in the list of labs, and nothing else is.
+fn needs_are_told(report: &Report) -> Result<()> {
+    let lab = labs::find(&report.lab).context("no such lab")?;
+    let in_namespaces = |need: &Need| matches!(need, Need::Namespaces | Need::Packets);
+    let skips = !report.skipped.is_empty();
+    ensure!(
+        skips || !lab.needs.iter().any(in_namespaces),
+        "nothing is skipped: {:?}",
+        lab.needs
+    );
+    ensure!(
+        !skips || !lab.needs.is_empty(),
+        "needed: {:?}",
+        report.skipped
+    );
     Ok(())
 }
 
@@ -34,7 +53,7 @@ macro_rules! test_each {
                 #[test]
                 fn $lab() -> Result<()> {
                     netns::test(concat!("in_namespaces::", stringify!($lab)), || {
-                        perform(stringify!($lab), &Isolation::Namespaces, true)
+                        perform(stringify!($lab), &Isolation::Namespaces, true).map(drop)
                     })
                 }
             )*
@@ -46,7 +65,8 @@ macro_rules! test_each {
                 #[test]
                 fn $lab() -> Result<()> {
                     let plain = Isolation::Plain("this test wants it so".into());
-                    perform(stringify!($lab), &plain, false)
+                    let report = perform(stringify!($lab), &plain, false)?;
+                    needs_are_told(&report)
                 }
             )*
         }

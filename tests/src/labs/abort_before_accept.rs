@@ -28,7 +28,7 @@ pub static LAB: Lab = Lab {
     title: "Reset before accept: what does it say?",
     sections: "5.11, 16.6",
     chapter: Chapter::Trouble,
-    takes: 2,
+    takes: 1,
     needs: &[Need::Packets],
     about: "A busy server: a client connects, changes its mind and resets the connection, all \
         before the server calls accept. What is accept to return? The book knows three answers. \

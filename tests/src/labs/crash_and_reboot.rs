@@ -14,7 +14,7 @@ pub static LAB: Lab = Lab {
     title: "A host crashes and is back: who remembers?",
     sections: "5.15",
     chapter: Chapter::Trouble,
-    takes: 10,
+    takes: 4,
     needs: &[Need::Namespaces],
     about: "A client and a server on two hosts, a router between them. The server's host loses \
         power: no FIN, no farewell. It boots, the server is started again, and all that time \

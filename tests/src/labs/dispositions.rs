@@ -23,7 +23,7 @@ pub static LAB: Lab = Lab {
     title: "Catch, ignore, default: what becomes of a signal",
     sections: "5.8",
     chapter: Chapter::Signals,
-    takes: 3,
+    takes: 1,
     needs: &[],
     about: "A signal comes. What happens? The process has decided that before: for each signal it \
         has a handler, or ignores it, or leaves it to the default of the kernel. Which signals \

@@ -26,7 +26,7 @@ pub static LAB: Lab = Lab {
     title: "A signal interrupts a system call: whose fault?",
     sections: "5.9",
     chapter: Chapter::Signals,
-    takes: 3,
+    takes: 2,
     needs: &[],
     about: "A server sleeps in accept. A signal comes, its handler runs and returns. Where does \
         the program go on: does accept return, or does it wait on? That depends on the call, and \

@@ -32,7 +32,7 @@ pub static LAB: Lab = Lab {
     title: "shutdown, close, SO_LINGER: where do the bytes go?",
     sections: "4.9, 6.6, 7.5",
     chapter: Chapter::Life,
-    takes: 2,
+    takes: 3,
     needs: &[Need::Packets],
     about: "A FIN says: I will send nothing more. It does not say: I will read nothing more. Who \
         has said everything but still waits for an answer must close one half only. And who \

@@ -16,7 +16,7 @@ pub static LAB: Lab = Lab {
     title: "A host dies silently: who finds out?",
     sections: "5.14, 7.5",
     chapter: Chapter::Trouble,
-    takes: 20,
+    takes: 8,
     needs: &[Need::Namespaces],
     about: "A host that crashes cannot say goodbye, and a network need not tell. What comes is \
         silence. A client's kernel sends again, and again, each time waiting longer. When does it \

@@ -25,7 +25,7 @@ pub static LAB: Lab = Lab {
     title: "Two writes, one line: where do 40 ms go?",
     sections: "7.9",
     chapter: Chapter::InputOutput,
-    takes: 2,
+    takes: 1,
     needs: &[Need::Packets],
     about: "A client sends each line with two writes: the first byte, then the rest. Nobody \
         pauses, the network is the loopback. How long does a line take, there and back?",

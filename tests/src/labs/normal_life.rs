@@ -15,7 +15,7 @@ pub static LAB: Lab = Lab {
     title: "The life of a connection, from SYN to TIME-WAIT",
     sections: "2.6, 5.6, 5.7",
     chapter: Chapter::Life,
-    takes: 2,
+    takes: 1,
     needs: &[Need::Packets],
     about: "A server, a client, one line there and back, and goodbye. Nothing goes wrong. We look \
         at every moment of it: which sockets there are, in which state, and what each process \

@@ -17,7 +17,7 @@ pub static LAB: Lab = Lab {
     title: "One client that never reads, and all the others",
     sections: "6.8, 16.2",
     chapter: Chapter::Concurrency,
-    takes: 5,
+    takes: 2,
     needs: &[Need::Packets],
     about: "A server with a single thread waits for all its clients at once. It never waits for \
         one of them: or does it? One client sends and sends, and never reads what comes back.",

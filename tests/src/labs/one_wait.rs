@@ -20,7 +20,7 @@ pub static LAB: Lab = Lab {
     title: "Five children end at once: is one wait enough?",
     sections: "5.9, 5.10",
     chapter: Chapter::Signals,
-    takes: 5,
+    takes: 7,
     needs: &[],
     about: "A server handles SIGCHLD and waits once each time. That looks right: one child, one \
         signal, one wait. Then a client comes with five connections, and leaves: five children \

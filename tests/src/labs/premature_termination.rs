@@ -17,7 +17,7 @@ pub static LAB: Lab = Lab {
     title: "The server dies: who notices, and when?",
     sections: "5.12, 5.13, 6.4",
     chapter: Chapter::Trouble,
-    takes: 3,
+    takes: 2,
     needs: &[Need::Packets],
     about: "A client talks to a forking server. The process that serves it is killed. The kernel \
         tells the client's kernel at once, with a FIN. But when does the client program learn of \

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::labs::crowd::{Crowd, SS};
-use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Typed, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, Typed, View, shell};
 use crate::netns::Isolation;
 use crate::observe::processes;
 use crate::observe::sock_diag::SockDiag;
@@ -25,8 +25,8 @@ pub static LAB: Lab = Lab {
     title: "After fork: who must close the connection?",
     sections: "4.8, 6.6",
     chapter: Chapter::Concurrency,
-    takes: 5,
-    needs: &[Need::Packets],
+    takes: 1,
+    needs: &[],
     about: "After fork, parent and child have the same connection. The child serves the client, \
         the parent has no use for it. Must the parent close it? What happens if it forgets?",
     acts: || {

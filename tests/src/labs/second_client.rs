@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, SS, in_words, outcomes};
-use crate::narrate::{Act, Chapter, Lab, Need, Scene, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, shell};
 use crate::observe::sockets::State;
 
 /// See the module's head.
@@ -17,8 +17,8 @@ pub static LAB: Lab = Lab {
     title: "One client at a time: where is the second?",
     sections: "1.5, 4.5",
     chapter: Chapter::Concurrency,
-    takes: 5,
-    needs: &[Need::Packets],
+    takes: 2,
+    needs: &[],
     about: "The smallest server serves one client to its end, and then accepts the next. What does \
         the second client see meanwhile? Is it refused? Does it wait, and for what?",
     acts: || vec![Box::new(waiting(ITERATIVE)) as Box<dyn Scene>],

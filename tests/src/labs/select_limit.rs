@@ -25,7 +25,7 @@ pub static LAB: Lab = Lab {
     title: "select, and the client that does not fit",
     sections: "6.3, 6.8",
     chapter: Chapter::Concurrency,
-    takes: 5,
+    takes: 2,
     needs: &[Need::Descriptors],
     about: "A set of descriptors (fd_set) is an array of bits, one for each descriptor. How many \
         bits has it? And what happens to the client whose descriptor has no bit?",

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::labs::crowd::Crowd;
-use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Typed, View};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, Typed, View};
 use crate::netns::Isolation;
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets::{self, State};
@@ -26,8 +26,8 @@ pub static LAB: Lab = Lab {
     title: "write takes less than it was given",
     sections: "3.9, 26.5",
     chapter: Chapter::InputOutput,
-    takes: 2,
-    needs: &[Need::Packets],
+    takes: 1,
+    needs: &[],
     about: "read and write on a socket may move fewer bytes than they were asked for, and that is \
         no error. When does it happen? What becomes of a program that does not look at what they \
         return? And what is wrong with the buffer of the textbook's readline?",

@@ -18,7 +18,7 @@ pub static LAB: Lab = Lab {
     title: "A host is shut down: what clients see",
     sections: "5.16, 5.2",
     chapter: Chapter::Trouble,
-    takes: 8,
+    takes: 2,
     needs: &[Need::Packets],
     about: "When a Unix host shuts down, init sends SIGTERM to every process, waits a few seconds, \
         and sends SIGKILL to those who are left. Whoever dies, the kernel closes what he had open. \

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, contains, in_words, outcomes, signal_set};
-use crate::narrate::{Act, Chapter, Lab, Need, Scene, Typed, View, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, Typed, View, shell};
 use crate::observe::calls::CallRecord;
 
 /// See the module's head.
@@ -21,8 +21,8 @@ pub static LAB: Lab = Lab {
     title: "Writing to nobody: the signal that kills silently",
     sections: "5.13",
     chapter: Chapter::Signals,
-    takes: 3,
-    needs: &[Need::Packets],
+    takes: 2,
+    needs: &[],
     about: "A program writes to a connection that the other side has reset. By default the kernel \
         does not just return an error: it kills the program, without a word. Who ignores or \
         catches the signal gets the error.",

@@ -6,7 +6,7 @@
 use anyhow::Result;
 
 use crate::labs::crowd::{Crowd, in_words};
-use crate::narrate::{Act, Chapter, Lab, Need, Scene};
+use crate::narrate::{Act, Chapter, Lab, Scene};
 use crate::observe::calls::CallRecord;
 use crate::observe::processes;
 
@@ -16,8 +16,8 @@ pub static LAB: Lab = Lab {
     title: "poll and fgets: three lines typed, one sent",
     sections: "6.3, 6.5",
     chapter: Chapter::InputOutput,
-    takes: 2,
-    needs: &[Need::Packets],
+    takes: 1,
+    needs: &[],
     about: "The client must wait for the keyboard and the connection at once: so poll for both, \
         and then fgets for what is ready. It looks right, and works when one tries it. Then \
         somebody uses it with a pipe.",

@@ -7,7 +7,7 @@
 use nix::sys::signal::Signal;
 
 use crate::labs::pair::Pair;
-use crate::narrate::{Act, Chapter, Lab, Need, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, keys, shell};
 
 /// See the module's head.
 pub static LAB: Lab = Lab {
@@ -15,8 +15,8 @@ pub static LAB: Lab = Lab {
     title: "The server does not start again: address in use",
     sections: "2.7, 7.5",
     chapter: Chapter::Life,
-    takes: 60,
-    needs: &[Need::Packets],
+    takes: 1,
+    needs: &[],
     about: "You stop your server, start it again, and it says: address already in use. A minute \
         later it starts. What is in use, by whom? Not by a program: by connections that the \
         kernel still keeps. It depends on who closed first, and on an option.",

@@ -19,7 +19,7 @@ pub static LAB: Lab = Lab {
     title: "\"Unreachable\": does TCP believe it?",
     sections: "5.14, 4.3, 28.7",
     chapter: Chapter::Trouble,
-    takes: 10,
+    takes: 9,
     needs: &[Need::Namespaces],
     about: "A network need not be silent. A router that cannot deliver says so, with an ICMP \
         message. The client's kernel has it within a millisecond. When does the client learn of \

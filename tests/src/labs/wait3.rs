@@ -15,7 +15,7 @@ pub static LAB: Lab = Lab {
     title: "Find the bug: the reaper of many a textbook server",
     sections: "5.10",
     chapter: Chapter::Signals,
-    takes: 5,
+    takes: 9,
     needs: &[],
     about: "A reaper that has been copied from course to course. It waits in a loop, and with \
         WNOHANG, as it should. With one client at a time it works. With two it brings the server \

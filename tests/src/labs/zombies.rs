@@ -18,7 +18,7 @@ pub static LAB: Lab = Lab {
     title: "A child ends: what is left of it?",
     sections: "5.7, 5.9",
     chapter: Chapter::Signals,
-    takes: 3,
+    takes: 1,
     needs: &[],
     about: "A forking server has a child for each client. The client leaves, the child has done \
         its work and ends. What does the process table show then? Who clears it away? And what if \

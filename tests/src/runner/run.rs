@@ -86,7 +86,8 @@ pub struct Run {
     #[arg(long)]
     pub plain: bool,
 
-    /// Of demonstrations that wait for nobody, run so many side by side [default: three for each processor]
+    /// Of demonstrations that wait for nobody, run so many side by side [default: three for each
+    /// processor; outside namespaces one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
 
@@ -251,10 +252,16 @@ impl Run {
         Ok(outcomes.into_iter().map(|o| o.record).collect())
     }
 
-    /// Most of the time a lab waits.
+    /// Most of the time a lab waits. On the host's loopback it also looks through everybody's sockets
+    /// and processes.
     fn jobs(&self) -> usize {
         let processors = thread::available_parallelism().map_or(1, usize::from);
-        self.jobs.map_or(3 * processors, usize::from)
+        let by_default = if self.plain {
+            processors
+        } else {
+            3 * processors
+        };
+        self.jobs.map_or(by_default, usize::from)
     }
 }
 
