@@ -189,7 +189,8 @@ impl<'a> Sheet<'a> {
         if self.edition == Edition::Student {
             page.tag("p").class("names").holding(|page| {
                 for what in ["Name", "Date"] {
-                    blank(page, what, &format!("{what} "));
+                    let label = page.tag("label");
+                    label.holding(|page| blank(page, what, &format!("{what} ")));
                 }
             });
         }
@@ -379,7 +380,12 @@ fn picture(page: &mut Markup, what: &str, ladder: &Ladder, id: &str) {
         });
     };
     draw(page, id, title, &layout);
-    page.tag("p").class("quiet legend").saying(&layout.legend);
+    // Drawn with letters they would be brackets.
+    let legend = layout.legend.replace("In brackets:", "In boxes:");
+    let bars = "A bar along a rail: a call waits, until it returns.";
+    page.tag("p")
+        .class("quiet legend")
+        .saying(&format!("{legend} {bars}"));
     if layout.prologue.is_some() {
         page.tag("details").holding(|page| {
             page.tag("summary")
