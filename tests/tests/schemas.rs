@@ -5,6 +5,7 @@ mod schema;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -404,6 +405,9 @@ impl Renderer for Certain {
     }
 }
 
+/// Performed once: a lab that differs waits for what does not come.
+static SESSION: LazyLock<Session> = LazyLock::new(session);
+
 fn session() -> Session {
     let lab = Lab {
         acts: || vec![Box::new(eventful()) as Box<dyn Scene>],
@@ -435,7 +439,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         .map(|value| ("load", value));
     load.chain([
         ("compare", written(&full_comparison())),
-        ("lab", written(&session())),
+        ("lab", written(&*SESSION)),
     ])
     .collect()
 }
@@ -515,7 +519,7 @@ fn figures_that_cannot_be_are_refused() -> Result<()> {
         ),
         ("/labs/0/acts/0/entries/3/what/do/typed", json!("mouse")),
     ] {
-        let value = with(&session(), pointer, wrong);
+        let value = with(&*SESSION, pointer, wrong);
         assert!(lab.check(&value).is_err(), "{pointer}");
     }
     let compare = Schema::open("compare")?;
