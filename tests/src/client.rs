@@ -8,16 +8,18 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::libc;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, OutputFlags, SetArg, Termios, tcgetattr, tcsetattr};
 
 use crate::output::Output;
 use crate::program::{Ends, Program, Recipe, Target, Which, write_all};
@@ -31,6 +33,14 @@ const END_OF_INPUT: u8 = 0x04;
 pub struct Client {
     recipe: Recipe,
     terminal: bool,
+    window: Option<Window>,
+}
+
+/// How large the window of a terminal is.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    columns: u16,
+    rows: u16,
 }
 
 impl Client {
@@ -103,6 +113,13 @@ impl Client {
         self
     }
 
+    /// The same, in a window of this size; without it, the terminal does not know its size.
+    #[must_use]
+    pub fn in_window(mut self, columns: u16, rows: u16) -> Self {
+        self.window = Some(Window { columns, rows });
+        self.on_pty()
+    }
+
     /// Gives it this as stdin; type_line, write and close_stdin have nothing to go to then.
     #[must_use]
     pub fn stdin(self, fd: impl Into<OwnedFd>) -> Self {
@@ -130,6 +147,9 @@ impl Client {
     pub fn start(self) -> anyhow::Result<ClientProcess> {
         let (mut program, stdin) = if self.terminal {
             let (master, slave) = terminal().context("open a terminal")?;
+            if let Some(window) = self.window {
+                resize(&master, window)?;
+            }
             let stdout = Output::collect(master.try_clone()?)?;
             let program = self.recipe.start(Ends::Terminal(slave), Some(stdout))?;
             (program, Stdin::Terminal(master))
@@ -153,6 +173,7 @@ impl From<Recipe> for Client {
         Self {
             recipe,
             terminal: false,
+            window: None,
         }
     }
 }
@@ -171,6 +192,21 @@ pub fn terminal() -> anyhow::Result<(OwnedFd, OwnedFd)> {
     settings.output_flags.remove(OutputFlags::OPOST);
     tcsetattr(&slave, SetArg::TCSANOW, &settings)?;
     Ok((owned(&master)?, slave))
+}
+
+/// Sets the size of the window; who reads from the terminal gets SIGWINCH. `ioctl_tty(2)`.
+fn resize(master: &OwnedFd, window: Window) -> anyhow::Result<()> {
+    let size = libc::winsize {
+        ws_row: window.rows,
+        ws_col: window.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    #[expect(unsafe_code)]
+    // SAFETY: it reads one struct.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    Errno::result(done).context("TIOCSWINSZ")?;
+    Ok(())
 }
 
 fn owned(master: &PtyMaster) -> std::io::Result<OwnedFd> {
@@ -216,6 +252,23 @@ impl ClientProcess {
                 *stdin = Stdin::Closed;
                 Ok(())
             }
+        }
+    }
+
+    /// Changes the size of the window that its terminal is in.
+    pub fn resize(&self, columns: u16, rows: u16) -> anyhow::Result<()> {
+        resize(self.terminal(&self.stdin())?, Window { columns, rows })
+    }
+
+    /// How its terminal is set.
+    pub fn settings(&self) -> anyhow::Result<Termios> {
+        Ok(tcgetattr(self.terminal(&self.stdin())?)?)
+    }
+
+    fn terminal<'a>(&self, stdin: &'a Stdin) -> anyhow::Result<&'a OwnedFd> {
+        match stdin {
+            Stdin::Terminal(master) => Ok(master),
+            Stdin::Closed | Stdin::Pipe(_) => Err(anyhow!("it has no terminal\n{self}")),
         }
     }
 

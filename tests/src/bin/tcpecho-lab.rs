@@ -17,6 +17,7 @@ use tcpecho_lab::runner::doctor;
 use tcpecho_lab::runner::explain::Explain;
 use tcpecho_lab::runner::guard::Guard;
 use tcpecho_lab::runner::list;
+use tcpecho_lab::runner::menu::{self, Menu};
 use tcpecho_lab::runner::perform::Perform;
 use tcpecho_lab::runner::programs_are_built;
 use tcpecho_lab::runner::run::{self, Run};
@@ -26,6 +27,7 @@ use tcpecho_lab::sweep::{self, Last};
 
 const AFTER_HELP: &str = "\
 Begin with:
+  tcpecho-lab                               a menu, on a terminal
   tcpecho-lab doctor                        can all be seen here?
   tcpecho-lab list                          what there is to see
   tcpecho-lab run premature-termination     the server dies: who notices, and when?
@@ -51,6 +53,9 @@ enum Command {
     List,
     /// Tell what a demonstration does, asks and expects, without performing it
     Explain(Explain),
+    /// Choose demonstrations from a list, by keys [default on a terminal]
+    #[command(after_help = menu::HELP)]
+    Menu(Menu),
     /// Find out what can be seen on this machine, and how to mend what cannot
     #[command(after_help = doctor::HELP)]
     Doctor,
@@ -115,7 +120,9 @@ fn main() -> ExitCode {
         Err(error) => return explained(&error).into(),
     };
     let result = match cli.command {
+        None if menu::is_watched() => Menu::default().run(),
         None => teach(),
+        Some(Command::Menu(menu)) => menu.run(),
         Some(Command::Doctor) => doctor::run(columns()),
         Some(Command::List) => list(),
         Some(Command::Explain(explain)) => explain.run(columns()),

@@ -39,6 +39,7 @@ impl Book {
             strict: false,
             plain: self.plain,
             jobs: None,
+            report_fd: None,
             files: Files {
                 pages: self.handouts,
                 ..Files::default()

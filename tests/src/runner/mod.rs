@@ -1,6 +1,7 @@
 //! The laboratory's command line, as far as it is about the demonstrations.
 //!
-//! [`list`] says what there is, [`explain`] tells one of them, [`run`] has it performed: [`child`] is a process for each lab, seen from
+//! [`list`] says what there is, [`explain`] tells one of them, [`doctor`] whether it can be seen here, and
+//! from the [`menu`] one is chosen. [`run`] has it performed: [`child`] is a process for each lab, seen from
 //! here, and [`perform`] seen from inside; [`all`] has several at a time, [`summary`] says how it went.
 //! [`guard`] does where there are no namespaces what they do: it leaves nothing behind.
 
@@ -19,6 +20,7 @@ pub mod doctor;
 pub mod explain;
 pub mod guard;
 pub mod list;
+pub mod menu;
 pub mod perform;
 pub mod run;
 pub mod summary;

@@ -4,6 +4,7 @@
 //! terminal if somebody is to follow it step by step, otherwise side by side with others.
 
 use std::env;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::thread;
@@ -94,6 +95,10 @@ pub struct Run {
     /// What to write
     #[command(flatten)]
     pub files: Files,
+
+    /// Tell there how it went, as JSON: for the menu
+    #[arg(long, value_name = "FD", hide = true)]
+    pub report_fd: Option<i32>,
 }
 
 /// Who turns the pages.
@@ -154,6 +159,7 @@ impl Run {
         sweep::clear_away();
         let mut out = files.shown(anstream::stdout())?;
         let whole = files.finish(command, &records)?;
+        self.report(&records)?;
         let summary = Summary::of(&records, began.elapsed(), self.strict);
         if labs.len() > 1 || self.quiet {
             summary.write(&mut out, columns())?;
@@ -168,6 +174,16 @@ impl Run {
     /// Is what the labs show collected, and shown when they have ended?
     fn is_collected(&self, labs: &[&Lab]) -> bool {
         self.quiet || self.files.have_stdout() || (labs.len() > 1 && !self.is_followed())
+    }
+
+    /// Tells the menu how it went.
+    fn report(&self, records: &[Record]) -> Result<()> {
+        let Some(fd) = self.report_fd else {
+            return Ok(());
+        };
+        let reports: Vec<_> = records.iter().map(|record| &record.report).collect();
+        let end = File::options().write(true).open(format!("/dev/fd/{fd}"))?;
+        Ok(serde_json::to_writer(end, &reports)?)
     }
 
     /// The labs that were named, each once, in the given order; all in that of the course.
