@@ -1,7 +1,7 @@
 # make help lists the targets.
 
 CARGO ?= cargo
-# Which demonstration `make demo` runs; `make demo DEMO=` lists them.
+# Which demonstration `make demo` begins with; `make demo DEMO=` lists them.
 DEMO ?= premature-termination
 # More flags for `make bench`.
 BENCH ?=
@@ -37,9 +37,9 @@ test-outside: cargo ## tests with other people's programs: ncat, nc, socat, inet
 	$(CARGO) test --locked -p tcpecho-lab --test outside -- --ignored
 
 .PHONY: demo
-demo: cargo ## the premature termination of a server, acted out and explained (DEMO=name: another one)
+demo: cargo ## the premature termination of a server, acted out and explained; then a menu (DEMO=name: another one)
 	@$(CARGO) build --workspace --bins --locked
-	@$(CARGO) run --quiet --locked -p tcpecho-lab -- $(if $(DEMO),run $(DEMO),list)
+	@$(CARGO) run --quiet --locked -p tcpecho-lab -- $(if $(DEMO),menu $(DEMO),list)
 
 .PHONY: compare
 compare: build ## four models under three loads, side by side, in under 90 seconds
