@@ -14,7 +14,7 @@ use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::runner::menu::screen::Screen;
 use tcpecho_lab::wait::eventually;
-use tcpecho_lab::{labs, netns};
+use tcpecho_lab::{binaries, labs, netns};
 
 const SOON: Duration = Duration::from_secs(20);
 const LAB: &str = env!("CARGO_BIN_EXE_tcpecho-lab");
@@ -27,9 +27,18 @@ const STOP: &[u8] = b"\x1a";
 const TAKEN: &str = "\x1b[?1049h";
 const GIVEN_BACK: &str = "\x1b[?25h\x1b[?1049l";
 
+/// tcpecho-lab, with programs that are built already.
+fn lab() -> Client {
+    let lab = Client::plain(LAB, [""; 0]);
+    match binaries::directory() {
+        Ok(Some(directory)) => lab.env(binaries::DIRECTORY, directory),
+        _ => lab,
+    }
+}
+
 /// The menu in a window of this size.
 fn menu(columns: u16, rows: u16) -> Client {
-    Client::plain(LAB, [""; 0])
+    lab()
         .in_window(columns, rows)
         .env("TERM", "xterm")
         .env("NO_COLOR", "1")
@@ -52,10 +61,15 @@ fn wait_for(terminal: &ClientProcess, part: &str) -> Result<String> {
         .map_err(|error| anyhow!("{error}\nlast page:\n{}\n{terminal}", page(terminal)))
 }
 
+/// How the row of the chosen lab begins, if it is at this place.
+fn chosen(place: usize) -> String {
+    format!(">{:>3} {}", place + 1, labs::ALL[place].name)
+}
+
 /// Started, with the first page drawn, and how its terminal was before.
 fn opened(menu: Client) -> Result<ClientProcess> {
     let menu = menu.start()?;
-    wait_for(&menu, "> 1 ")?;
+    wait_for(&menu, &chosen(0))?;
     let keys = menu.settings()?.local_flags;
     ensure!(!keys.contains(LocalFlags::ICANON), "keys come one by one");
     Ok(menu)
@@ -86,11 +100,11 @@ fn keys_move_search_explain_and_leave() -> Result<()> {
     let name = |place: usize| labs::ALL[place].name;
     wait_for(&menu, labs::ALL[0].title)?;
     menu.write(DOWN)?;
-    wait_for(&menu, &format!("> 2 {}", name(1)))?;
+    wait_for(&menu, &chosen(1))?;
     menu.write(b"j")?;
-    wait_for(&menu, &format!("> 3 {}", name(2)))?;
+    wait_for(&menu, &chosen(2))?;
     menu.write(b"\x1b[5~12")?;
-    wait_for(&menu, &format!("> 12 {}", name(11)))?;
+    wait_for(&menu, &chosen(11))?;
     menu.write(b"/zomb")?;
     let page = wait_for(&menu, "/zomb_")?;
     ensure!(
@@ -116,7 +130,10 @@ fn enter_performs_a_lab_and_comes_back_with_its_outcome() -> Result<()> {
     menu.write(b"s\n")?;
     wait_for(&menu, "[Enter] to the menu")?;
     menu.write(b"\n")?;
-    let page = wait_for(&menu, "> 17 premature-termination")?;
+    let place = labs::ALL
+        .iter()
+        .position(|lab| lab.name == "premature-termination");
+    let page = wait_for(&menu, &chosen(place.context("no such lab")?))?;
     let row = page.lines().find(|line| line.starts_with('>'));
     ensure!(
         row.is_some_and(|row| row.trim_end().ends_with("OK")),
@@ -148,7 +165,7 @@ fn what_the_menu_should_begin_with_comes_first() -> Result<()> {
 fn the_smallest_window_will_do_and_any_size_is_survived() -> Result<()> {
     let menu = opened(menu(40, 10))?;
     menu.write(DOWN)?;
-    let page = wait_for(&menu, "> 2 ")?;
+    let page = wait_for(&menu, &chosen(1))?;
     ensure!(page.lines().count() <= 10, "{page}");
     for (columns, rows) in [(5, 2), (1, 1), (200, 60)] {
         menu.resize(columns, rows)?;
@@ -163,7 +180,7 @@ fn the_smallest_window_will_do_and_any_size_is_survived() -> Result<()> {
 #[test]
 fn a_terminal_that_is_no_screen_gets_a_list_and_a_prompt() -> Result<()> {
     let dumb = menu(80, 24).env("TERM", "dumb");
-    let unknown = Client::plain(LAB, [""; 0]).on_pty().env("TERM", "xterm");
+    let unknown = lab().on_pty().env("TERM", "xterm");
     for small in [dumb, unknown, menu(39, 24), menu(80, 9)] {
         let prompt = small.start()?;
         wait_for(&prompt, "Number or name")?;
@@ -194,7 +211,7 @@ fn a_lab_is_performed_from_the_prompt() -> Result<()> {
 #[test]
 fn colours_are_shown_unless_nobody_wants_them() -> Result<()> {
     const BOLD: &str = "\x1b[1m";
-    let colourful = Client::plain(LAB, [""; 0]).in_window(80, 24);
+    let colourful = lab().in_window(80, 24);
     let colourful = opened(colourful.env("TERM", "xterm").env("CLICOLOR_FORCE", "1"))?;
     ensure!(all(&colourful).contains(BOLD), "{colourful}");
     let plain = opened(menu(80, 24))?;
@@ -284,8 +301,7 @@ fn an_interrupted_lab_leads_back_to_the_menu() -> Result<()> {
 /// that the shell goes on.
 #[test]
 fn it_stops_and_goes_on_as_jobs_do() -> Result<()> {
-    let script =
-        "set -m; \"$1\"; echo \"status $?\"; read line; fg > /dev/null; echo \"status $?\"";
+    let script = "exec 2>&1; set -m; \"$1\"; echo \"status $?\"; read line; fg > /dev/null; echo \"status $?\"";
     let shell = Client::plain("bash", ["-c", script, "bash", LAB]);
     let shell = shell
         .in_window(80, 24)
@@ -293,14 +309,14 @@ fn it_stops_and_goes_on_as_jobs_do() -> Result<()> {
         .env("NO_COLOR", "1");
     let shell = opened(shell)?;
     shell.write(DOWN)?;
-    wait_for(&shell, "> 2 ")?;
+    wait_for(&shell, &chosen(1))?;
     shell.write(STOP)?;
     wait_for(&shell, "status 148")?;
     is_restored(&shell)?;
     shell.type_line("")?;
-    wait_for(&shell, "> 2 ")?;
+    wait_for(&shell, &chosen(1))?;
     shell.write(DOWN)?;
-    wait_for(&shell, "> 3 ").context("keys come one by one again")?;
+    wait_for(&shell, &chosen(2)).context("keys come one by one again")?;
     shell.write(b"q")?;
     wait_for(&shell, "status 0")?;
     is_restored(&shell)
@@ -311,7 +327,7 @@ fn it_stops_and_goes_on_as_jobs_do() -> Result<()> {
 fn panics_on_the_screen() {
     let screen = Screen::open().expect("a terminal");
     screen.take().expect("a terminal");
-    screen.draw(&["> 1 ".into()]).expect("a terminal");
+    screen.draw(&["a page".into()]).expect("a terminal");
     panic!("as it should");
 }
 

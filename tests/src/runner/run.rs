@@ -178,7 +178,8 @@ impl Run {
 
     /// Tells the menu how it went.
     fn report(&self, records: &[Record]) -> Result<()> {
-        let Some(fd) = self.report_fd else {
+        // Who has been interrupted has seen nothing that counts.
+        let (Some(fd), None) = (self.report_fd, sweep::interrupted()) else {
             return Ok(());
         };
         let reports: Vec<_> = records.iter().map(|record| &record.report).collect();

@@ -114,10 +114,14 @@ impl Screen {
     /// Keys as above, and a page to draw on.
     pub fn take(&self) -> Result<()> {
         self.take_keys()?;
-        if let Some((_, drawn)) = &mut *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) {
-            *drawn = true;
+        let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *before {
+            Some((_, drawn)) if !*drawn => {
+                *drawn = true;
+                write(TAKE)
+            }
+            _ => Ok(()),
         }
-        write(TAKE)
     }
 
     /// The terminal is as it was before; signals still wait.
