@@ -254,6 +254,7 @@ fn cells() -> Vec<result::Cell> {
         calls: Some(result::Calls {
             per_echo: 2.01,
             by_name: vec![("read".into(), 1.0), ("write".into(), 1.0)],
+            copies: Some(2.0),
             echoes: 1000,
         }),
         ..cell(result::Outcome::Measured)

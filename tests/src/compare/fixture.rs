@@ -367,6 +367,7 @@ fn cell(who: &Traits, load: &Load, point: Option<u64>, dice: &mut Dice) -> Cell 
             ("recvfrom".into(), who.calls * 0.5),
             ("sendto".into(), who.calls * 0.48),
         ],
+        copies: (who.name != "uring").then_some(if who.structure == "unknown" { 4.0 } else { 2.0 }),
         echoes: 10_000,
     });
     Cell {

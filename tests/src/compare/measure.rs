@@ -1,7 +1,6 @@
 //! One measurement: starts a server, waits until it accepts and is at rest, puts it under load, looks
 //! into its books, stops it, and sees that nothing is left of it.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
@@ -18,6 +17,7 @@ use crate::compare::account::{Books, Look};
 use crate::compare::contestant::{Candidate, Running, with_last_words};
 use crate::compare::result::{Calls, Round};
 use crate::compare::run::{Executor, Job};
+use crate::compare::strace::{self, Counted, STRACE};
 use crate::load::report::{Event, Outcome, Report};
 use crate::observe::accounts::{self, Life, Occupied};
 use crate::observe::processes;
@@ -36,9 +36,6 @@ const SILENT_AT_MOST: Duration = Duration::from_secs(60);
 
 /// As little as the load generator can measure.
 const SHORTEST: Duration = Duration::from_millis(1);
-
-/// What counts system calls. Signals are for the server, not for strace (`-I3`).
-pub const STRACE: [&str; 4] = ["strace", "-f", "-c", "-I3"];
 
 /// Which processors are for whom; empty: all, together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,8 +69,17 @@ pub struct Bench {
     pub warnings: Vec<String>,
 }
 
-/// How often each system call was made.
-type Counts = HashMap<String, u64>;
+/// What was counted of a server under strace, and what it echoed meanwhile.
+struct Run {
+    counted: Counted,
+    echoes: u64,
+    bytes: u64,
+}
+
+/// Fewer echoes than this are too few to say how often each byte is copied: what is under way at the end is
+/// copied, and not counted as echo. Of streams that is some megabytes.
+const ENOUGH: u64 = 100;
+const ENOUGH_OF_STREAMS: u64 = 4096;
 
 impl Bench {
     /// Measures for so long each time; `descriptors` is the limit for both sides.
@@ -182,16 +188,20 @@ impl Bench {
         }
     }
 
-    /// System calls of a server from its start to its end, and how many echoes were counted meanwhile.
-    fn counts(&mut self, job: &Job<'_>, duration: Duration) -> Result<(Counts, u64)> {
+    /// From its start to its end.
+    fn strace(&mut self, job: &Job<'_>, duration: Duration) -> Result<Run> {
         let server = self.start(job, &STRACE)?;
         let mut load = self.load(job, &server, duration, Duration::ZERO)?;
         load.begin(job, &server)?;
         load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
-        let echoes = load.let_go()?.report()?.echoes;
+        let report = load.let_go()?.report()?;
         server.tell_to_end()?;
         server.ended(|| server.status())?;
-        Ok((counts_in(&server.stderr()), echoes))
+        Ok(Run {
+            counted: strace::counted(&server.stderr()),
+            echoes: report.echoes,
+            bytes: report.bytes,
+        })
     }
 
     /// Starts it, measures, and stops it.
@@ -203,7 +213,10 @@ impl Bench {
             // Why it has ended is more than what the others noticed of it.
             (Err(_), Err(ended)) => return Err(ended),
             (Err(error), Ok(())) => {
-                let error = with_last_words(&format!("{error:#}"), &server);
+                let error = match attempt.excuse(&error, server.leader()) {
+                    Some(hindered) => hindered.into(),
+                    None => with_last_words(&format!("{error:#}"), &server),
+                };
                 self.stop(job.candidate, &server)?;
                 return Err(error);
             }
@@ -222,13 +235,18 @@ impl Bench {
     }
 
     fn counted(&mut self, job: &Job<'_>) -> Result<Calls> {
-        let (few, echoes_of_few) = self.counts(job, SHORTEST)?;
-        let (mut counts, echoes) = self.counts(job, self.duration)?;
-        for (call, count) in few {
-            let more = counts.entry(call).or_default();
-            *more = more.saturating_sub(count);
+        let few = self.strace(job, SHORTEST)?;
+        let mut run = self.strace(job, self.duration)?.without(&few);
+        let enough = if job.task.is_bulk() {
+            ENOUGH_OF_STREAMS
+        } else {
+            ENOUGH
+        };
+        // Of company nobody knows how many bytes were echoed.
+        if !job.task.is_alone() || run.echoes < enough {
+            run.counted.copied = None;
         }
-        calls(&counts, echoes.saturating_sub(echoes_of_few))
+        run.calls()
     }
 }
 
@@ -269,23 +287,41 @@ fn settle(server: &Running, connections: u64) {
     let _ = eventually("rest", within, || is_at_rest(server.leader()).then_some(()));
 }
 
-/// Names that take less than a hundredth of an echo are left out.
-fn calls(counts: &Counts, echoes: u64) -> Result<Calls> {
-    if echoes == 0 || counts.is_empty() {
-        bail!("nothing was counted");
+impl Run {
+    /// What this one has more than that.
+    fn without(mut self, other: &Self) -> Self {
+        for (call, count) in &other.counted.calls {
+            let more = self.counted.calls.entry(call.clone()).or_default();
+            *more = more.saturating_sub(*count);
+        }
+        let copied = self.counted.copied.zip(other.counted.copied);
+        self.counted.copied = copied.map(|(more, less)| more.saturating_sub(less));
+        self.echoes = self.echoes.saturating_sub(other.echoes);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+        self
     }
-    let each = |count: u64| count as f64 / echoes as f64;
-    let mut by_name: Vec<(String, f64)> = counts
-        .iter()
-        .map(|(name, count)| (name.clone(), each(*count)))
-        .collect();
-    by_name.retain(|(_, each)| *each >= 0.01);
-    by_name.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-    Ok(Calls {
-        per_echo: each(counts.values().sum()),
-        by_name,
-        echoes,
-    })
+
+    /// Names that take less than a hundredth of an echo are left out.
+    fn calls(&self) -> Result<Calls> {
+        let counts = &self.counted.calls;
+        if self.echoes == 0 || counts.is_empty() {
+            bail!("nothing was counted");
+        }
+        let each = |count: u64| count as f64 / self.echoes as f64;
+        let mut by_name: Vec<(String, f64)> = counts
+            .iter()
+            .map(|(name, count)| (name.clone(), each(*count)))
+            .collect();
+        by_name.retain(|(_, each)| *each >= 0.01);
+        by_name.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let copied = self.counted.copied;
+        Ok(Calls {
+            per_echo: each(counts.values().sum()),
+            by_name,
+            copies: copied.map(|copied| copied as f64 / self.bytes as f64),
+            echoes: self.echoes,
+        })
+    }
 }
 
 /// The table of `strace -c`: the fourth column, and the last.
@@ -471,26 +507,46 @@ mod tests {
         assert_eq!(Places::of(&[]), Places::default());
     }
 
+    /// A run with so many echoes of 10 bytes.
+    fn run(calls: &[(&str, u64)], copied: Option<u64>, echoes: u64) -> Run {
+        let calls = calls
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count));
+        Run {
+            counted: Counted {
+                calls: calls.collect(),
+                copied,
+            },
+            echoes,
+            bytes: 10 * echoes,
+        }
+    }
+
     #[test]
-    fn the_table_of_strace_is_read() {
-        let text = "\
-strace: Process 25538 attached
-% time     seconds  usecs/call     calls    errors syscall
------- ----------- ----------- --------- --------- ------------------
- 60.00    0.000100           0      2000           read
- 40.00    0.000010           0        40         3 epoll_wait
------- ----------- ----------- --------- --------- ------------------
-100.00    0.000110           0      2040         3 total
-";
-        let counts = counts_in(text);
-        assert_eq!(
-            (counts.len(), counts["read"], counts["epoll_wait"]),
-            (2, 2000, 40)
+    fn what_counts_is_what_a_long_run_has_more_than_a_short_one() {
+        let few = run(&[("read", 30), ("mmap", 20)], Some(700), 5);
+        let many = run(
+            &[("read", 2030), ("epoll_wait", 40), ("mmap", 20)],
+            Some(20_700),
+            1005,
         );
-        let calls = calls(&counts, 1000).expect("some");
+        let calls = many.without(&few).calls().expect("some");
         assert!((calls.per_echo - 2.04).abs() < 1e-9);
-        assert_eq!(calls.by_name[0], ("read".to_owned(), 2.0));
-        assert!(super::calls(&counts, 0).is_err());
-        assert!(counts_in("").is_empty());
+        let expected = [("read".to_owned(), 2.0), ("epoll_wait".to_owned(), 0.04)];
+        assert_eq!(calls.by_name, expected);
+        assert_eq!((calls.copies, calls.echoes), (Some(2.0), 1000));
+    }
+
+    #[test]
+    fn what_was_not_counted_is_not_told() {
+        assert!(run(&[("read", 2000)], None, 0).calls().is_err());
+        assert!(run(&[], None, 1000).calls().is_err());
+        let copies = |copied, echoes| run(&[("read", 2000)], copied, echoes).calls();
+        let copies = |copied, echoes| copies(copied, echoes).expect("some").copies;
+        assert_eq!(copies(None, 1000), None);
+        assert_eq!(copies(Some(20_000), 1000), Some(2.0));
+        let unknown = run(&[("read", 2)], None, 1);
+        let known = run(&[("read", 2000)], Some(20_000), 1000);
+        assert_eq!(known.without(&unknown).calls().expect("some").copies, None);
     }
 }

@@ -15,6 +15,7 @@ pub mod result;
 pub mod run;
 pub mod schedule;
 pub mod stats;
+mod strace;
 pub mod table;
 pub mod terminal;
 pub mod workload;

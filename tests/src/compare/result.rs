@@ -249,6 +249,9 @@ pub struct Calls {
     pub per_echo: f64,
     /// The most frequent ones, per echo, most frequent first.
     pub by_name: Vec<(String, f64)>,
+    /// Bytes that calls read and wrote for each byte that was echoed: how often a byte is copied between
+    /// kernel and program. Absent where that cannot be told from calls.
+    pub copies: Option<f64>,
     /// Echoes they were counted over.
     pub echoes: u64,
 }

@@ -240,6 +240,7 @@ mod tests {
             Ok(Calls {
                 per_echo: 2.0,
                 by_name: Vec::new(),
+                copies: None,
                 echoes: 1,
             })
         }

@@ -144,6 +144,9 @@ pub fn of_causes(ranking: &Ranking<'_>) -> Table {
     add("switches", &unit, &|row| {
         Some(plain(row.summary.switches.median))
     });
+    add("copies", "per byte", &|row| {
+        Some(plain(row.cell.calls.as_ref()?.copies?))
+    });
     add("memory", "B/connection", &|row| {
         Some(plain(row.summary.pss_per_connection?.median))
     });

@@ -167,6 +167,11 @@ impl Task {
         self.flags.contains(&"--connect-per-request")
     }
 
+    /// Does nobody send but those who are measured?
+    pub fn is_alone(&self) -> bool {
+        self.company == 0
+    }
+
     /// Streams instead of messages?
     pub fn is_bulk(&self) -> bool {
         self.flags.contains(&"--bulk")

@@ -111,6 +111,7 @@ pub fn with_calls(cell: Cell, by_name: &[(&str, f64)]) -> Cell {
         calls: Some(Calls {
             per_echo,
             by_name,
+            copies: Some(2.0),
             echoes: 1000,
         }),
         ..cell

@@ -1,4 +1,4 @@
-//! Why one needs more than another, as far as it was counted: system calls, context switches,
+//! Why one needs more than another, as far as it was counted: system calls, context switches, copies,
 //! processes and threads, and whether the time goes into the program or into the kernel.
 
 use super::list;
@@ -57,7 +57,19 @@ fn counts(who: &Measured<'_>, best: &Measured<'_>) -> Vec<Count> {
         least: best.summary.switches.median,
         detail: String::new(),
     };
-    calls.into_iter().chain([switches]).collect()
+    let copies = copies(who, best).filter(|count| count.is_more() || count.is_less());
+    calls.into_iter().chain([switches]).chain(copies).collect()
+}
+
+/// Most make the same: one when they read, one when they write.
+fn copies(who: &Measured<'_>, best: &Measured<'_>) -> Option<Count> {
+    let copies = |who: &Measured<'_>| who.cell.calls.as_ref()?.copies;
+    Some(Count {
+        what: "copies of each byte",
+        more: copies(who)?,
+        least: copies(best)?,
+        detail: String::new(),
+    })
 }
 
 impl Count {

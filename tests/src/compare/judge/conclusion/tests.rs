@@ -2,7 +2,7 @@ use super::*;
 use crate::compare::judge::example::{
     again, cell, comparison, latency_of, with_calls, with_rounds, without,
 };
-use crate::compare::result::{Cell, Outcome};
+use crate::compare::result::{Calls, Cell, Outcome};
 
 fn concluded(cells: Vec<Cell>) -> Vec<String> {
     comparison(cells).conclusions
@@ -60,6 +60,40 @@ fn the_call_that_makes_the_difference_is_named() {
     );
     let why = one(&concluded(vec![reactor, foreign]), "times the CPU");
     assert!(why.ends_with(": for each it makes 0.03 context switches, as reactor does, but 4.0 system calls against 2.0 (1.9 more of epoll_ctl)."), "{why}");
+}
+
+#[test]
+fn copies_are_told_where_they_differ() {
+    let with = |who, cpu_us, copies| {
+        let mut cell = with_calls(small(who, cpu_us), &[("read", 1.0), ("write", 1.0)]);
+        cell.calls = cell.calls.map(|calls| Calls { copies, ..calls });
+        cell
+    };
+    let why = |cells: [Cell; 2]| one(&concluded(cells.into()), "times the CPU");
+    let cat = why([
+        with("reactor", 7.0, Some(2.0)),
+        with("cat", 14.0, Some(6.0)),
+    ]);
+    assert!(
+        cat.ends_with("but 6.0 copies of each byte against 2.0."),
+        "{cat}"
+    );
+    let splice = why([
+        with("splice", 7.0, Some(0.01)),
+        with("reactor", 14.0, Some(2.0)),
+    ]);
+    assert!(
+        splice.contains("2.0 copies of each byte against 0.01"),
+        "{splice}"
+    );
+    for (one, other) in [
+        (Some(2.0), Some(2.01)),
+        (None, Some(2.0)),
+        (Some(2.0), None),
+    ] {
+        let why = why([with("reactor", 7.0, one), with("poll", 14.0, other)]);
+        assert!(!why.contains("copies"), "{why}");
+    }
 }
 
 #[test]
