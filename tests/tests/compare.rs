@@ -9,15 +9,17 @@ mod stuck;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tcpecho_lab::client::Client;
+use tcpecho_lab::compare::environment::processors;
 use tcpecho_lab::compare::result::{Comparison, Outcome};
 use tcpecho_lab::observe::processes;
+use tcpecho_lab::skip::skip;
 use tcpecho_lab::wait::eventually;
 
 use schema::Schema;
@@ -27,7 +29,7 @@ const SOON: Duration = Duration::from_secs(60);
 
 /// Echoes, and does what its second argument says besides.
 const SERVER: &str = r#"
-import socket, sys, threading, time
+import os, socket, sys, threading, time
 port, how = int(sys.argv[1]), sys.argv[2]
 if how == "ends":
     sys.exit("no such luck")
@@ -37,9 +39,13 @@ listener.bind(("127.0.0.1", port))
 if how == "deaf":
     time.sleep(100)
 listener.listen(100)
+if how == "starved":
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 def serve(client):
     with client:
         while data := client.recv(65536):
+            if how == "hangs":
+                continue
             client.sendall(data.swapcase() if how == "wrong" else data)
 while True:
     threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True).start()
@@ -200,6 +206,81 @@ fn foreign_servers_take_part_and_bad_ones_are_named_in_one_line() -> Result<()> 
         let line = format!("{} failed at latency: {why}", cell.contestant);
         ensure!(stderr(&output).contains(&line), "{}", stderr(&output));
     }
+    Ok(())
+}
+
+/// A program that never rests, on one processor.
+struct Hog(Child);
+
+impl Hog {
+    fn on(processor: &str) -> Result<Self> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", processor, "sh", "-c", "while :; do :; done"]);
+        Ok(Self(command.spawn().context("taskset")?))
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One whose processor somebody else has is not blamed for that; one that hangs is, even then.
+#[test]
+fn who_gets_no_processor_is_told_from_who_hangs() -> Result<()> {
+    let [first, .., last] = processors()[..] else {
+        return skip(
+            "who_gets_no_processor_is_told_from_who_hangs",
+            "there is but one processor",
+        );
+    };
+    let place = Place::new("starved")?;
+    let (starved, hangs) = (place.server("starved"), place.server("hangs"));
+    // The server has the first to itself, as far as we are concerned.
+    let _hog = Hog::on(&first.to_string())?;
+    let both = format!("{first},{last}");
+    let mut command = Command::new("taskset");
+    command.args(["-c", &both, env!("CARGO_BIN_EXE_tcpecho-lab"), "compare"]);
+    command.args(["--models", "none", "--server", &starved, "--server", &hangs]);
+    command.args([
+        "--workload",
+        "latency",
+        "--rounds",
+        "2",
+        "--duration",
+        "100ms",
+    ]);
+    let output = command.args(["--export-json", "-"]).output()?;
+    let found: Comparison =
+        serde_json::from_slice(&output.stdout).with_context(|| stderr(&output))?;
+    let [starved, hangs] = &found.cells[..] else {
+        anyhow::bail!("{:?}", found.cells);
+    };
+    // It may have come to run at the right moment.
+    ensure!(
+        matches!(
+            starved.outcome,
+            Outcome::Measured | Outcome::Hindered { .. }
+        ),
+        "{starved:?}"
+    );
+    let told = |words: &str| found.warnings.iter().any(|warning| warning.contains(words));
+    ensure!(
+        starved.hindered.is_empty()
+            || told("nothing came back because other programs had the processors"),
+        "{:?}",
+        found.warnings
+    );
+    let Outcome::Failed { why } = &hangs.outcome else {
+        anyhow::bail!("{hangs:?}");
+    };
+    ensure!(
+        why.contains("timeout: connection 0: nothing more after 0 of 64 bytes"),
+        "{why}"
+    );
+    ensure!(output.status.code() == Some(1), "{}", stderr(&output));
     Ok(())
 }
 

@@ -244,6 +244,7 @@ fn cells() -> Vec<result::Cell> {
         outcome,
         rounds: Vec::new(),
         summary: None,
+        hindered: vec![0.97],
         calls: None,
     };
     let why = || "because".to_string();
@@ -275,6 +276,7 @@ fn cells() -> Vec<result::Cell> {
         bare,
         cell(result::Outcome::Cannot { why: why() }),
         cell(result::Outcome::Failed { why: why() }),
+        cell(result::Outcome::Hindered { why: why() }),
         cell(result::Outcome::NotReached),
     ]
 }
@@ -529,6 +531,7 @@ fn figures_that_cannot_be_are_refused() -> Result<()> {
         ("/environment/build", json!("fast")),
         ("/cells/0/outcome/name", json!("cannot")),
         ("/cells/0/rounds/0/latency/histogram", json!("")),
+        ("/cells/0/hindered/0", json!(1.5)),
         ("/cells/0/calls/by_name/0", json!(["read"])),
         ("/ratios/0/interval", json!([1.0, 1.1, 1.2])),
         ("/ratios/0/measure", json!("beauty")),

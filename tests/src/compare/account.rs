@@ -9,16 +9,20 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::compare::hindered::Hindered;
 use crate::compare::result::{Cpu, Footprint, Round};
 use crate::load::report::Report;
 use crate::observe::accounts::{self, Life, Occupied, Switches, Usage};
 
 /// What is seen of a measurement is scaled to all of it by no more than this.
 const SCALED_AT_MOST: f64 = 2.0;
+
+/// Others that use more than this part of the processors may be why a look takes so long.
+const BUSY: f64 = 0.25;
 
 /// One look.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +40,11 @@ struct Others {
     own: Duration,
 }
 
-/// All processors together, since the system was started.
+/// All processors together, since the system was started, or since another look.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Machine {
-    busy: Duration,
-    all: Duration,
+pub(super) struct Machine {
+    pub(super) busy: Duration,
+    pub(super) all: Duration,
 }
 
 impl Look {
@@ -56,22 +60,40 @@ impl Look {
 
 impl Others {
     fn now(generator: i32) -> Result<Self> {
-        let own = getrusage(UsageWho::RUSAGE_SELF)?;
-        let micros = |time: nix::sys::time::TimeVal| {
-            Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64)
-        };
         Ok(Self {
             machine: Machine::now()?,
             generator: accounts::clock(generator).context("the load generator has ended")?,
-            own: micros(own.user_time()) + micros(own.system_time()),
+            own: used_by(UsageWho::RUSAGE_SELF)?,
         })
     }
 }
 
+/// The processor time that we, or those of our children that we have waited for, have used.
+pub(super) fn used_by(who: UsageWho) -> Result<Duration> {
+    let usage = getrusage(who)?;
+    let micros = |time: nix::sys::time::TimeVal| {
+        Duration::from_micros((time.tv_sec() * 1_000_000 + time.tv_usec()) as u64)
+    };
+    Ok(micros(usage.user_time()) + micros(usage.system_time()))
+}
+
 impl Machine {
-    fn now() -> Result<Self> {
+    pub(super) fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
         Self::parse(&text).context("/proc/stat is not what it was")
+    }
+
+    /// What has come since `earlier`.
+    pub(super) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            busy: self.busy.saturating_sub(earlier.busy),
+            all: self.all.saturating_sub(earlier.all),
+        }
+    }
+
+    /// How much of all there was this is, 0 to 1.
+    pub(super) fn part(&self, used: Duration) -> f64 {
+        (used.as_secs_f64() / self.all.as_secs_f64().max(1e-6)).clamp(0.0, 1.0)
     }
 
     /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; the rest is counted
@@ -117,17 +139,11 @@ pub struct Books {
 impl Books {
     /// Round number `round`, with what the load generator has reported.
     pub fn round(&self, round: u32, report: Report) -> Result<Round> {
-        ensure!(
-            report.echoes > 0,
-            "nothing came back in the time measured: it hangs, or takes longer (--duration)"
-        );
         let scale = self.scale(report.measured_s);
-        ensure!(
-            scale < SCALED_AT_MOST,
-            "the measurement was half over when all of {} processes had been looked at (--duration)",
-            self.loaded.processes
-        );
         let (used, share) = self.closed.server.since(&self.opened.server);
+        if scale >= SCALED_AT_MOST {
+            return Err(self.too_late(self.foreign_load(used)));
+        }
         let total = used.mul_f64(scale);
         let switches = self.switches(used, report.measured_s);
         Ok(Round {
@@ -156,6 +172,17 @@ impl Books {
             at_rest: footprint(self.at_rest),
             foreign_load: self.foreign_load(used),
         })
+    }
+
+    /// Why we were: others had the processors, or there is so much to look at.
+    fn too_late(&self, foreign_load: f64) -> anyhow::Error {
+        if foreign_load >= BUSY {
+            return Hindered { foreign_load }.into();
+        }
+        anyhow!(
+            "the measurement was half over when all of {} processes had been looked at (--duration)",
+            self.loaded.processes
+        )
     }
 
     /// What was used between the looks, times this, was used in the time measured.
@@ -190,12 +217,10 @@ impl Books {
     /// Of all processor time that there was between the looks.
     fn foreign_load(&self, server: Duration) -> f64 {
         let (before, after) = (self.opened.others, self.closed.others);
-        let all = after.machine.all.saturating_sub(before.machine.all);
+        let machine = after.machine.since(&before.machine);
         let generator = after.generator.saturating_sub(before.generator);
         let known = server + generator + after.own.saturating_sub(before.own);
-        let busy = after.machine.busy.saturating_sub(before.machine.busy);
-        let foreign = busy.saturating_sub(known).as_secs_f64();
-        (foreign / all.as_secs_f64().max(1e-6)).clamp(0.0, 1.0)
+        machine.part(machine.busy.saturating_sub(known))
     }
 }
 

@@ -375,11 +375,16 @@ impl Compare {
         }
         let mut failed = Exit::Done;
         for cell in &found.cells {
-            if let Outcome::Failed { why } = &cell.outcome {
-                let text = format!("{} failed at {}: {why}", cell.contestant, cell.workload);
-                logging::say("tcpecho-lab", text);
-                failed = Exit::Failed;
-            }
+            let (who, at) = (&cell.contestant, &cell.workload);
+            let text = match &cell.outcome {
+                Outcome::Failed { why } => format!("{who} failed at {at}: {why}"),
+                Outcome::Hindered { why } => {
+                    format!("{who} was not measured at {at}: {why}; end them and compare again")
+                }
+                _ => continue,
+            };
+            logging::say("tcpecho-lab", text);
+            failed = Exit::Failed;
         }
         Ok(failed)
     }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use tcpecho_common::model::Serves;
 use tcpecho_common::{Exit, Model};
 
+use crate::compare::hindered::{Attempt, Late};
 use crate::compare::result;
 use crate::program::PROMPTLY;
 use crate::server::{Launched, Program, Server, ServerProcess, Target};
@@ -245,13 +246,17 @@ impl Candidate {
                 })
             }
             Kind::Foreign { command } => {
+                let attempt = Attempt::begin()?;
                 let port = free_port()?;
                 let command = command.replace(PORT, &port.to_string());
                 let server = Server::plain("/bin/sh", ["-c", &command]);
                 let server = ready(server)
                     .stdout_to(Target::open("/dev/null")?)
                     .launch()?;
-                let address = accepts(&server, port)?;
+                let address = accepts(&server, port).map_err(|error| {
+                    let excuse = attempt.excuse(&error, server.leader());
+                    excuse.map_or_else(|| with_last_words(&error, &server), Into::into)
+                })?;
                 Ok(Running {
                     address,
                     server: Process::Foreign(server),
@@ -298,16 +303,12 @@ fn accepts(server: &Launched, port: u16) -> Result<SocketAddr> {
             .find(|address| TcpStream::connect(address).is_ok());
         open.copied().map(Ok).or(ended)
     };
-    let what = || {
-        anyhow!(
-            "it does not accept on port {port} within {} s",
-            PROMPTLY.as_secs()
-        )
-    };
-    let found = eventually("a connection", PROMPTLY, look).map_err(|_| what());
-    found
-        .and_then(|address| address)
-        .map_err(|error| with_last_words(&error, server))
+    eventually("a connection", PROMPTLY, look).map_err(|_| {
+        let within = PROMPTLY.as_secs();
+        Late::never(format!(
+            "it does not accept on port {port} within {within} s"
+        ))
+    })?
 }
 
 /// The last line it has said on stderr stands behind the error.

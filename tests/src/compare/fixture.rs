@@ -376,6 +376,7 @@ fn cell(who: &Traits, load: &Load, point: Option<u64>, dice: &mut Dice) -> Cell 
         point,
         outcome,
         summary: summary(&rounds, load.2),
+        hindered: Vec::new(),
         rounds,
         calls,
     }

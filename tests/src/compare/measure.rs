@@ -15,9 +15,11 @@ use nix::unistd::{Pid, read};
 
 use crate::compare::account::{Books, Look};
 use crate::compare::contestant::{Candidate, Running, with_last_words};
+use crate::compare::hindered::{Attempt, Late};
 use crate::compare::result::{Calls, Round};
 use crate::compare::run::{Executor, Job};
 use crate::compare::strace::{self, Counted, STRACE};
+use crate::load::failure::Kind;
 use crate::load::report::{Event, Outcome, Report};
 use crate::observe::accounts::{self, Life, Occupied};
 use crate::observe::processes;
@@ -119,7 +121,16 @@ impl Bench {
         let silent = Instant::now();
         let closed = Look::at(server.leader(), load.program.pid())?;
         let loaded = accounts::occupied(server.leader());
+        let generator_waited = accounts::longest_wait(load.program.pid());
         let report = load.let_go()?.report()?;
+        if report.echoes == 0 {
+            let what =
+                "nothing came back in the time measured: it hangs, or takes longer (--duration)";
+            bail!(Late {
+                what: what.into(),
+                came: Some(generator_waited),
+            });
+        }
         Ok(Measured {
             at_rest,
             opened,
@@ -206,6 +217,7 @@ impl Bench {
 
     /// Starts it, measures, and stops it.
     fn measured(&mut self, job: &Job<'_>) -> Result<Round> {
+        let attempt = Attempt::begin()?;
         let server = self.start(job, &[])?;
         let measured = self.round(job, &server);
         let measured = match (measured, server.still_lives()) {
@@ -324,18 +336,11 @@ impl Run {
     }
 }
 
-/// The table of `strace -c`: the fourth column, and the last.
-fn counts_in(text: &str) -> Counts {
-    let row = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let (Some(count), Some(name)) = (fields.get(3), fields.last()) else {
-            return None;
-        };
-        let is_row = matches!(fields.len(), 5 | 6) && fields[0].parse::<f64>().is_ok();
-        (is_row && *name != "total").then_some(((*name).to_owned(), count.parse().ok()?))
-    };
-    let table = text.rsplit("% time").next().unwrap_or_default();
-    table.lines().filter_map(row).collect()
+/// Is it about something that did not come in time?
+fn is_late(failure: &str) -> bool {
+    let kinds = [Kind::Timeout, Kind::NoFin, Kind::Unreachable];
+    let of = |kind: &Kind| failure.starts_with(&format!("{}:", kind.name()));
+    kinds.iter().any(of)
 }
 
 /// The load generator at work.
@@ -430,6 +435,7 @@ impl Load {
         };
         let status = self.program.wait(SILENT_AT_MOST)?;
         match told {
+            Some(first) if is_late(&first) => Err(Late::never(first).into()),
             Some(first) => Err(anyhow!(first)),
             None if status.success() => Ok(()),
             None => Err(with_last_words(
@@ -462,10 +468,10 @@ impl Load {
             PollFlags::POLLIN,
         )];
         if poll(&mut fds, patience)? == 0 {
-            bail!(
+            bail!(Late::never(format!(
                 "the load generator has said nothing for {} s",
                 SILENT_AT_MOST.as_secs()
-            );
+            )));
         }
         match read(&self.events, &mut buffer) {
             Err(Errno::EINTR) => self.read(),

@@ -8,6 +8,7 @@ pub mod environment;
 pub mod export;
 #[cfg(test)]
 mod fixture;
+pub mod hindered;
 pub mod judge;
 pub mod measure;
 pub mod ranking;

@@ -155,6 +155,7 @@ impl Outcome {
             Self::Measured => "not enough was measured".into(),
             Self::Cannot { why } => format!("cannot: {why}"),
             Self::Failed { why } => format!("failed: {why}"),
+            Self::Hindered { why } => format!("not measured: {why}"),
             Self::NotReached => "not reached: the comparison was interrupted before".into(),
         }
     }

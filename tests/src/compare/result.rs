@@ -117,6 +117,9 @@ pub struct Cell {
     pub rounds: Vec<Round>,
     /// Their medians; absent without rounds.
     pub summary: Option<Summary>,
+    /// For each measurement that was thrown away, because nothing came back while others had the
+    /// processors: their part of all processor time, 0 to 1.
+    pub hindered: Vec<f64>,
     /// Counted in a run of its own, which is not measured otherwise.
     pub calls: Option<Calls>,
 }
@@ -135,6 +138,11 @@ pub enum Outcome {
     /// It should have, and did not.
     Failed {
         /// What happened, in one line.
+        why: String,
+    },
+    /// Nobody knows: whenever it was measured, others had the processors.
+    Hindered {
+        /// Who had them, in words.
         why: String,
     },
     /// The comparison was interrupted before.

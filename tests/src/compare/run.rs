@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::compare::contestant::Candidate;
+use crate::compare::hindered::Hindered;
 use crate::compare::judge::{Shape, summarize};
 use crate::compare::result::{Calls, Cell, Outcome, Round};
 use crate::compare::schedule::{self, Turn};
@@ -11,6 +12,10 @@ use crate::compare::workload::Task;
 
 /// System calls are counted up to so many connections: under strace more would take too long.
 const COUNTED_UP_TO: u64 = 500;
+
+/// After so many measurements of a cell that others have hindered, none is made again: what is missing
+/// stays away, and if that is all, so does the cell.
+const TRIED: usize = 3;
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -72,8 +77,7 @@ pub fn run(plan: &Plan, executor: &mut impl Executor, watch: &mut Watch<'_>) -> 
         }
         if run.cells[at].outcome == Outcome::NotReached {
             watch(&job, done, total);
-            let measured = executor.measure(&job);
-            run.enter(at, measured, executor.is_interrupted());
+            while run.is_again(at, &job, executor) {}
         }
     }
     run.summarize();
@@ -106,6 +110,7 @@ impl<'a> Run<'a> {
                         .map_or(Outcome::NotReached, |why| Outcome::Cannot { why }),
                     rounds: Vec::new(),
                     summary: None,
+                    hindered: Vec::new(),
                     calls: None,
                 });
                 run.cells.extend(cells);
@@ -128,16 +133,28 @@ impl<'a> Run<'a> {
         (job, points * self.plan.candidates.len() + turn.contestant)
     }
 
-    fn enter(&mut self, at: usize, measured: Result<Round>, interrupted: bool) {
+    /// Measures. Is that to be done again?
+    fn is_again(&mut self, at: usize, job: &Job<'_>, executor: &mut impl Executor) -> bool {
         let cell = &mut self.cells[at];
-        match measured {
-            Ok(round) => cell.rounds.push(round),
-            Err(_) if interrupted => {}
-            Err(error) => {
-                let why = in_one_line(&error);
-                cell.outcome = Outcome::Failed { why };
+        let error = match executor.measure(job) {
+            Ok(round) => {
+                cell.rounds.push(round);
+                return false;
             }
+            Err(_) if executor.is_interrupted() => return false,
+            Err(error) => error,
+        };
+        let why = in_one_line(&error);
+        let Some(hindered) = error.downcast_ref::<Hindered>() else {
+            cell.outcome = Outcome::Failed { why };
+            return false;
+        };
+        cell.hindered.push(hindered.foreign_load);
+        let again = cell.hindered.len() < TRIED;
+        if !again && cell.rounds.is_empty() {
+            cell.outcome = Outcome::Hindered { why };
         }
+        again
     }
 
     fn summarize(&mut self) {
@@ -221,6 +238,8 @@ mod tests {
         done: Vec<(String, String, u32)>,
         counted: Vec<String>,
         fails: Option<(&'static str, u32)>,
+        /// So many of its measurements, after so many, are hindered.
+        hindered: Option<(&'static str, usize, usize)>,
         at_most: Option<usize>,
     }
 
@@ -229,6 +248,12 @@ mod tests {
             let name = job.candidate.name.clone();
             self.done
                 .push((name.clone(), job.task.name.to_owned(), job.round));
+            if let Some((who, after, count)) = self.hindered {
+                let times = self.done.iter().filter(|job| job.0 == who).count();
+                if name == who && (after + 1..=after + count).contains(&times) {
+                    return Err(Hindered { foreign_load: 0.9 }.into());
+                }
+            }
             if self.is_interrupted() || self.fails == Some((&name, job.round)) {
                 bail!("it fell over\n  the\x1b[2Jreason\r\n");
             }
@@ -336,6 +361,50 @@ mod tests {
         );
         let forks = fake.done.iter().filter(|job| job.0 == "fork").count();
         assert_eq!((forks, fake.counted), (2, vec!["thread".to_owned()]));
+    }
+
+    /// Measures twice four rounds; so many measurements of fork, after so many, are hindered.
+    fn hindered(after: usize, count: usize) -> (Vec<Cell>, usize) {
+        let plan = plan(&["fork", "thread"], &["echo-small"], 4);
+        let mut fake = Fake {
+            hindered: Some(("fork", after, count)),
+            ..Fake::default()
+        };
+        let cells = compare(&plan, &mut fake);
+        assert_eq!(
+            cells[1].rounds.len(),
+            4,
+            "the other has nothing to do with it"
+        );
+        assert!(cells[1].hindered.is_empty());
+        let forks = fake.done.iter().filter(|job| job.0 == "fork").count();
+        (cells, forks)
+    }
+
+    #[test]
+    fn who_was_hindered_is_measured_again() {
+        let (cells, forks) = hindered(1, 2);
+        let rounds: Vec<u32> = cells[0].rounds.iter().map(|round| round.round).collect();
+        assert_eq!((rounds, forks), (vec![0, 1, 2, 3], 6));
+        assert_eq!(cells[0].outcome, Outcome::Measured);
+        assert_eq!(cells[0].hindered, [0.9, 0.9]);
+    }
+
+    #[test]
+    fn who_is_always_hindered_is_given_up_and_not_blamed() {
+        let (cells, forks) = hindered(0, 100);
+        assert_eq!(forks, TRIED);
+        assert!(cells[0].rounds.is_empty() && cells[0].calls.is_none());
+        let why = "other programs had the processors (90 % of them)".to_owned();
+        assert_eq!(cells[0].outcome, Outcome::Hindered { why });
+    }
+
+    #[test]
+    fn who_has_been_measured_keeps_that_when_others_come() {
+        let (cells, forks) = hindered(2, 100);
+        // Of the third round all tries, of the fourth one.
+        assert_eq!((cells[0].rounds.len(), forks), (2, 2 + TRIED + 1));
+        assert_eq!(cells[0].outcome, Outcome::Measured);
     }
 
     #[test]

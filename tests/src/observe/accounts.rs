@@ -16,7 +16,7 @@
 //! Context switches are counted per thread, and nobody keeps those of a thread that has ended, but the
 //! account that a process leaves behind when it has ended itself: see [`life`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
@@ -157,6 +157,66 @@ pub fn clock(pid: i32) -> Option<Duration> {
 fn duration(ticks: u64) -> Duration {
     let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     Duration::from_secs_f64(ticks as f64 / per_second.unwrap_or(100) as f64)
+}
+
+/// What a thread has of its processor; proc(5), /proc/PID/schedstat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// How long it has run.
+    pub ran: Duration,
+    /// How long it has waited for a processor while it could have run, without the wait it is in.
+    pub waited: Duration,
+    /// It could run now, or does.
+    pub runnable: bool,
+}
+
+/// Those of all threads of a tree that live now, by number.
+pub fn shares(root: i32) -> HashMap<i32, Share> {
+    let tasks = |stat: Stat| fs::read_dir(format!("/proc/{}/task", stat.pid));
+    let stats = processes::stats(root).into_iter();
+    let tasks = stats.flat_map(tasks).flatten().flatten();
+    let share = |task: fs::DirEntry| {
+        let number = task.file_name().to_str()?.parse().ok()?;
+        let (ran, waited) = shared(&fs::read_to_string(task.path().join("schedstat")).ok()?)?;
+        let share = Share {
+            ran,
+            waited,
+            runnable: processes::stat(number)?.state == 'R',
+        };
+        Some((number, share))
+    };
+    tasks.filter_map(share).collect()
+}
+
+/// The first two of three numbers, in nanoseconds.
+fn shared(schedstat: &str) -> Option<(Duration, Duration)> {
+    let mut numbers = schedstat.split_whitespace().map(str::parse::<u64>);
+    let mut time = || Some(Duration::from_nanos(numbers.next()?.ok()?));
+    Some((time()?, time()?))
+}
+
+/// The longest that one of the threads has waited for a processor since it was started.
+pub fn longest_wait(root: i32) -> Duration {
+    let shares = shares(root);
+    shares
+        .values()
+        .map(|share| share.waited)
+        .max()
+        .unwrap_or_default()
+}
+
+/// The longest that one of the threads waits for a processor in the time that comes now.
+pub fn longest_wait_in(root: i32, time: Duration) -> Duration {
+    let before = shares(root);
+    std::thread::sleep(time);
+    let waits = shares(root).into_iter().filter_map(|(number, after)| {
+        let before = before.get(&number)?;
+        if before.runnable && after.runnable && before.ran == after.ran {
+            return Some(time);
+        }
+        Some(after.waited.saturating_sub(before.waited))
+    });
+    waits.max().unwrap_or_default()
 }
 
 /// The context switches of all threads that live now.
@@ -387,6 +447,38 @@ mod tests {
             let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
         }
         assert_eq!(pids(few), all);
+    }
+
+    /// Two who want the same processor have half of it each; who sleeps wants none.
+    #[test]
+    fn who_waits_for_a_processor_is_told_from_who_waits_for_something_else() {
+        let busy = [
+            "-c",
+            "0",
+            "bash",
+            "-c",
+            "(while :; do :; done) & while :; do :; done",
+        ];
+        let idle = ["-c", "0", "sleep", "60"];
+        let start = |args: &[&str]| Command::new("taskset").args(args).spawn().expect("taskset");
+        let (mut busy, mut idle) = (start(&busy), start(&idle));
+        let (waits, sleeps) = (busy.id() as i32, idle.id() as i32);
+        let long = || Some(longest_wait(waits)).filter(|wait| *wait > Duration::from_millis(200));
+        let waited = eventually("a long wait", SOON, long);
+        let slept = longest_wait(sleeps);
+        let still = |pid| longest_wait_in(pid, Duration::from_millis(400));
+        let (waits_still, sleeps_still) = (still(waits), still(sleeps));
+        for process in processes::tree(waits) {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        let _ = (busy.wait(), idle.kill(), idle.wait());
+        let waited = waited.expect("they share a processor");
+        assert!(slept < waited / 4, "{slept:?}, {waited:?}");
+        assert!(waits_still > Duration::from_millis(100), "{waits_still:?}");
+        assert_eq!(sleeps_still, Duration::ZERO);
+        let nanos = Duration::from_nanos;
+        assert_eq!(shared("1 75871 3\n"), Some((nanos(1), nanos(75_871))));
+        assert_eq!(shared(""), None);
     }
 
     #[test]

@@ -96,6 +96,7 @@ pub fn cell(who: &str, workload: &str, point: Option<u64>, cpu_us: f64) -> Cell 
             .map(|number| round(number, cpu_us * noise(number)))
             .collect(),
         summary: None,
+        hindered: Vec::new(),
         calls: None,
     }
 }

@@ -25,12 +25,13 @@ const WORTH: f64 = 1.1;
 
 /// All of them, the gravest first.
 pub fn warnings(comparison: &Comparison) -> Vec<String> {
-    let kinds: [fn(&Comparison) -> Option<String>; 12] = [
+    let kinds: [fn(&Comparison) -> Option<String>; 13] = [
         interrupted,
         missing,
         debug_build,
         one_processor,
         few_rounds,
+        hindered,
         foreign_load,
         bottleneck,
         crowded,
@@ -80,6 +81,25 @@ fn few_rounds(comparison: &Comparison) -> Option<String> {
         format!(
             "{} rounds are too few for an interval: what differs may do so by chance. Take more: --rounds 7.",
             comparison.rounds
+        )
+    })
+}
+
+/// Measurements that were thrown away.
+fn hindered(comparison: &Comparison) -> Option<String> {
+    let cells = comparison.cells.iter();
+    let (loads, names): (Vec<_>, Vec<_>) = cells
+        .filter(|cell| !cell.hindered.is_empty())
+        .map(|cell| (cell.hindered.as_slice(), name(cell)))
+        .unzip();
+    let loads = loads.concat();
+    let most = loads.iter().copied().fold(0.0, f64::max);
+    (!loads.is_empty()).then(|| {
+        format!(
+            "In {} measurements nothing came back because other programs had the processors, up to {} of them: {}. These do not count; up to three for each were made again. End the other programs and compare again.",
+            loads.len(),
+            figures::percent(most),
+            some(&names)
         )
     })
 }

@@ -96,6 +96,18 @@ fn others_on_the_machine_are_noticed_in_many_rounds_only() {
 }
 
 #[test]
+fn what_was_thrown_away_is_told() {
+    let hindered = warned(|c| {
+        c.cells[0].hindered = vec![0.5, 0.97];
+        c.cells[1].hindered = vec![0.6];
+    });
+    assert!(
+        hindered.starts_with("In 3 measurements nothing came back because other programs had the processors, up to 97 % of them: reactor under echo-small and fork under echo-small."),
+        "{hindered}"
+    );
+}
+
+#[test]
 fn a_generator_without_time_is_told() {
     let warning = warned(|c| {
         c.cells[0]
