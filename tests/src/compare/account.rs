@@ -5,6 +5,10 @@
 //! silent until we have looked. So the second look has all the time it wants. The first comes a little
 //! late, by the time it takes (a millisecond; with thousands of processes a hundred), and the load goes
 //! on meanwhile: what was used between the looks is therefore scaled to the time measured.
+//!
+//! Where each message has a connection, there is no silence: connections that wait in a queue are served
+//! for a while whatever the generator does. There the load goes on until after the second look as well, and
+//! what was used between the looks is scaled from the time between the looks.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -132,7 +136,8 @@ pub struct Books {
     pub loaded: Occupied,
     /// The server from beginning to end.
     pub life: Option<Life>,
-    /// There was a connection for each message: whoever served it may have ended before a look.
+    /// There was a connection for each message: whoever served it may have ended before a look, and the
+    /// load has gone on during the second.
     pub connects: bool,
 }
 
@@ -187,7 +192,12 @@ impl Books {
 
     /// What was used between the looks, times this, was used in the time measured.
     fn scale(&self, measured_s: f64) -> f64 {
-        let looked = self.silent.saturating_duration_since(self.opened.server.at);
+        let until = if self.connects {
+            self.closed.server.at
+        } else {
+            self.silent
+        };
+        let looked = until.saturating_duration_since(self.opened.server.at);
         measured_s / looked.as_secs_f64().max(1e-6)
     }
 
@@ -237,6 +247,201 @@ fn footprint(occupied: Occupied) -> Footprint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::judge::example::latency_of;
+    use crate::load::report::{self, Generator, Load, Mode, Outcome, Shares, Warmup};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A second in which 1000 messages came back.
+    fn report() -> Report {
+        Report {
+            format: report::FORMAT,
+            command: Vec::new(),
+            target: String::new(),
+            load: Load {
+                mode: Mode::Closed { depth: 1 },
+                connections: 1,
+                size: 64,
+                duration_s: 1.0,
+                warmup_s: 0.0,
+                threads: 1,
+            },
+            outcome: Outcome::Complete,
+            measured_s: 1.0,
+            echoes: 1000,
+            bytes: 64_000,
+            connects: 0,
+            latency: latency_of(1000, 100),
+            service: None,
+            connect: None,
+            first_echo: latency_of(5000, 100),
+            shares: Shares {
+                fewest: 1,
+                most: 2,
+                fairness: 0.9,
+            },
+            company: Vec::new(),
+            warmup: Warmup {
+                warm_rate: None,
+                first_rate: 0.0,
+                last_rate: 0.0,
+                steady: true,
+            },
+            generator: Generator {
+                user_s: 0.1,
+                system_s: 0.2,
+                busiest_thread: 0.3,
+                bottleneck: true,
+            },
+            errors: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// A look so many ms after the beginning, when the server has used so many, in user mode a quarter of
+    /// them; the generator half as many, we a tenth, and the machine has been busy for so many.
+    fn look(begin: Instant, at: u32, used: u32, busy: u32) -> Look {
+        Look {
+            server: Usage::made_up(
+                begin + MS * at,
+                MS * used,
+                u64::from(used),
+                3 * u64::from(used),
+            ),
+            switches: Switches {
+                voluntary: u64::from(used) * 10,
+                involuntary: u64::from(used),
+            },
+            others: Others {
+                machine: Machine {
+                    busy: MS * busy,
+                    all: MS * at * 2,
+                },
+                generator: MS * used / 2,
+                own: MS * used / 10,
+            },
+        }
+    }
+
+    /// The looks are `apart` ms apart, the server has used 100 and the machine 400 meanwhile.
+    fn books(apart: u32) -> Books {
+        let begin = Instant::now();
+        let closed = look(begin, 100 + apart, 300, 500);
+        let occupied = |threads| Occupied {
+            processes: 1,
+            threads,
+            descriptors: 3,
+            pss: 4,
+        };
+        Books {
+            at_rest: occupied(1),
+            opened: look(begin, 100, 200, 100),
+            closed,
+            silent: closed.server.at,
+            loaded: occupied(2),
+            life: Some(Life {
+                cpu: MS * 200,
+                switches: Switches {
+                    voluntary: 4000,
+                    involuntary: 400,
+                },
+            }),
+            connects: false,
+        }
+    }
+
+    fn about(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-6, "{found}, not {expected}");
+    }
+
+    #[test]
+    fn what_was_seen_of_a_measurement_stands_for_all_of_it() {
+        let round = books(1000).round(3, report()).expect("a round");
+        about(round.cpu.user_s, 0.025);
+        about(round.cpu.system_s, 0.075);
+        assert_eq!(
+            (round.voluntary_switches, round.involuntary_switches),
+            (1000, 100)
+        );
+        // The first look came late: after a fifth of the measurement.
+        let late = books(800).round(3, report()).expect("a round");
+        about(late.cpu.total_s(), 0.125);
+        assert_eq!(
+            (late.voluntary_switches, late.involuntary_switches),
+            (1250, 125)
+        );
+        assert_eq!((late.round, late.echoes, late.bytes), (3, 1000, 64_000));
+        assert_eq!((late.at_rest.threads, late.footprint.threads), (1, 2));
+        about(late.generator_cpu.total_s(), 0.3);
+        assert!(late.generator_bottleneck);
+        about(late.fairness, 0.9);
+    }
+
+    #[test]
+    fn what_is_seen_of_less_than_half_stands_for_nothing() {
+        assert!(books(501).round(0, report()).is_ok());
+        let mut books = books(499);
+        books.closed.others.machine.busy = MS * 600;
+        let error = books.round(0, report()).expect_err("too late");
+        assert!(
+            error.is::<Hindered>(),
+            "others had 34 % of two processors: {error}"
+        );
+        books.closed.others.machine.busy = MS * 260;
+        let error = books.round(0, report()).expect_err("too late");
+        assert!(error.to_string().contains("half over"), "{error}");
+    }
+
+    /// All that was busy, without server (100), generator (50) and us (10), of two processors.
+    #[test]
+    fn the_rest_of_what_was_busy_was_others() {
+        let round = books(1000).round(0, report()).expect("a round");
+        about(round.foreign_load, (400.0 - 160.0) / 2000.0);
+        let mut idle = books(1000);
+        idle.closed.others.machine.busy = MS * 200;
+        about(idle.round(0, report()).expect("a round").foreign_load, 0.0);
+    }
+
+    /// The load goes on until both looks are over, or only until the second begins.
+    #[test]
+    fn what_is_used_during_the_second_look_counts_if_the_load_goes_on() {
+        let mut books = books(1000);
+        books.silent -= MS * 200;
+        about(
+            books.round(0, report()).expect("a round").cpu.total_s(),
+            0.125,
+        );
+        books.connects = true;
+        about(
+            books.round(0, report()).expect("a round").cpu.total_s(),
+            0.1,
+        );
+    }
+
+    /// Who serves a connection for each message has often ended before a look.
+    #[test]
+    fn with_a_connection_for_each_message_switches_are_those_of_the_whole_life() {
+        let mut books = books(1000);
+        books.connects = true;
+        let round = books.round(0, report()).expect("a round");
+        // It has used half of its life's processor time while measured.
+        assert_eq!(
+            (round.voluntary_switches, round.involuntary_switches),
+            (2000, 200)
+        );
+        assert_eq!(round.latency, report().first_echo);
+        books.life = None;
+        let round = books.round(0, report()).expect("a round");
+        assert_eq!(
+            (round.voluntary_switches, round.involuntary_switches),
+            (1000, 100)
+        );
+        books.connects = false;
+        assert_eq!(
+            books.round(0, report()).expect("a round").latency,
+            report().latency
+        );
+    }
 
     #[test]
     fn the_machine_is_busy_when_it_neither_idles_nor_waits_for_a_disk() {

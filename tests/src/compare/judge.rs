@@ -6,7 +6,7 @@
 
 pub mod conclusion;
 #[cfg(test)]
-mod example;
+pub(super) mod example;
 mod place;
 pub mod ratio;
 pub mod summary;

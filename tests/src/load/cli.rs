@@ -149,7 +149,8 @@ pub struct Cli {
     pub hdr: Option<PathBuf>,
 
     /// Before the warm-up, and after measuring, keep the connections open and silent until stdin has a line
-    /// or ends: time for whoever reads --json-stream to look at the server
+    /// or ends: time for whoever reads --json-stream to look at the server. With --connect-per-request
+    /// the load goes on until then
     #[arg(long, requires = "json_stream", help_heading = OUTPUT)]
     hold: bool,
 

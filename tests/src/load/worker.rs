@@ -170,7 +170,7 @@ pub struct Worker<'a> {
     /// Processor time when the measurement began, and what was used while it lasted.
     usage_before: Option<Usage>,
     usage: Usage,
-    /// When the load ended.
+    /// When the load ended, as far as it counts.
     ended: u64,
     /// The number of the next connection, where each message has one of its own.
     next_number: u64,
@@ -290,8 +290,10 @@ impl<'a> Worker<'a> {
             self.begin_load(start);
         }
         self.may_leave = self.shared.leave.load(Ordering::Acquire);
-        if self.phase == Phase::Draining {
-            self.everybody();
+        match self.phase {
+            Phase::Draining => self.everybody(),
+            _ if self.ended > 0 => self.drain(),
+            _ => {}
         }
     }
 
@@ -367,7 +369,28 @@ impl<'a> Worker<'a> {
         if is_measuring && self.usage_before.is_none() {
             self.usage_before = Some(Usage::of_this_thread());
         }
-        if is_over && self.phase == Phase::Loaded {
+        if is_over {
+            self.end_measuring(self.now);
+            self.drain();
+        }
+    }
+
+    fn end_measuring(&mut self, now: u64) {
+        if self.ended > 0 {
+            return;
+        }
+        self.ended = now;
+        if let Some(before) = self.usage_before {
+            self.usage = Usage::of_this_thread().since(before);
+        }
+    }
+
+    /// Lets everybody have what is owed, and no more. Where each message has a connection, the load goes
+    /// on as long as connections are held: else the server would work off its queue under the eyes of
+    /// whoever looks, as if that were for what was measured.
+    fn drain(&mut self) {
+        let goes_on = self.shared.plan.connects_per_request() && !self.may_leave;
+        if self.phase == Phase::Loaded && !goes_on {
             self.end_load(self.now);
             self.phase = Phase::Draining;
             self.everybody();
@@ -376,15 +399,9 @@ impl<'a> Worker<'a> {
 
     /// Nothing new is to be sent from now on.
     fn end_load(&mut self, now: u64) {
-        if self.ended > 0 {
-            return;
-        }
-        self.ended = now;
+        self.end_measuring(now);
         self.count_due(now);
         let schedule = self.schedule.take();
-        if let Some(before) = self.usage_before {
-            self.usage = Usage::of_this_thread().since(before);
-        }
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let (Some(connection), Some(meter)) = (&mut slot.connection, &mut self.meter) else {
                 continue;

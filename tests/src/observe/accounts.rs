@@ -90,6 +90,19 @@ pub fn usage(root: i32) -> Option<Usage> {
     Some(look(root)?.usage())
 }
 
+#[cfg(test)]
+impl Usage {
+    /// One that nobody has used: in user and system mode, in ticks.
+    pub(crate) fn made_up(at: Instant, cpu: Duration, user: u64, system: u64) -> Self {
+        Self {
+            at,
+            cpu,
+            user,
+            system,
+        }
+    }
+}
+
 impl Usage {
     /// What was used since `earlier`, and how much of that in user mode, from 0 to 1. Where less than
     /// a tick was used nobody knows; then it is 0.
