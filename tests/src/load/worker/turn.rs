@@ -242,6 +242,15 @@ impl Worker<'_> {
             complete += 1;
         }
         slot.echoes += if counts { complete } else { 0 };
+        self.answered(index, complete)
+    }
+
+    /// So many messages are complete: what comes next?
+    fn answered(&mut self, index: usize, complete: u64) -> Result<(), Failure> {
+        let (slot, now) = (&mut self.slots[index], self.now);
+        let (Some(connection), Some(meter)) = (&mut slot.connection, &mut self.meter) else {
+            return Ok(());
+        };
         match slot.sends {
             Sends::Answers(_) if self.phase == Phase::Loaded => {
                 (0..complete).for_each(|_| connection.release(now));
