@@ -268,8 +268,10 @@ impl Exhausted {
             peer.send(b"hello\n")?;
             let answered = eventually("an answer, or a word why not", SOON, || {
                 let refused = !self.crowd.logged("not accepting").ok()?.is_empty();
+                // In this order: before all are at rest, the child that has its client has answered.
+                let over = refused && self.crowd.rest().is_ok();
                 let answered = peer.has_news();
-                (answered || refused && self.crowd.rest().is_ok()).then_some(answered)
+                (answered || over).then_some(answered)
             })?;
             if !answered {
                 // It waits in the queue, and is to be seen there.

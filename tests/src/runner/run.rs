@@ -88,7 +88,7 @@ pub struct Run {
     pub plain: bool,
 
     /// Of demonstrations that wait for nobody, run so many side by side [default: three for each
-    /// processor; outside namespaces one]
+    /// processor, with --plain one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
 
