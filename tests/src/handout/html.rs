@@ -298,7 +298,7 @@ impl<'a> Sheet<'a> {
             }
             Item::Room(what, lines) => room(page, what, *lines),
             Item::Step(what, input, text) => step(page, what, *input, text),
-            Item::View(what, command, view) => self.view(page, what, *command, view, id),
+            Item::View(what, command, seen) => view(page, what, *command, seen, id),
             Item::Facts(lines) => facts(page, lines),
             Item::Passed(time) => {
                 let text = format!("For {} nobody does anything.", seconds(*time));
@@ -354,19 +354,19 @@ impl<'a> Sheet<'a> {
             page.say(words);
         });
     }
+}
 
-    fn view(&self, page: &mut Markup, what: &str, command: Option<&str>, view: &View, id: &str) {
-        page.tag("p").class("what").saying(what);
-        match view {
-            View::Printed(text) => output(page, what, command, text),
-            View::AsWouldShow { tool, why, text } => {
-                output(page, what, command, text);
-                let note =
-                    format!("({tool} {why}; these are the same facts, as {tool} would show them)");
-                page.tag("p").class("quiet stand-in").saying(&note);
-            }
-            View::Ladder(ladder) => picture(page, what, ladder, id),
+fn view(page: &mut Markup, what: &str, command: Option<&str>, view: &View, id: &str) {
+    page.tag("p").class("what").saying(what);
+    match view {
+        View::Printed(text) => output(page, what, command, text),
+        View::AsWouldShow { tool, why, text } => {
+            output(page, what, command, text);
+            let note =
+                format!("({tool} {why}; these are the same facts, as {tool} would show them)");
+            page.tag("p").class("quiet stand-in").saying(&note);
         }
+        View::Ladder(ladder) => picture(page, what, ladder, id),
     }
 }
 
