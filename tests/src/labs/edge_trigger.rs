@@ -176,10 +176,13 @@ fn last(act: Act<Crowd>) -> Act<Crowd> {
         "1$ tcpechod --mistake read-once &\n\
          1$ kill -STOP $!\n\
          2$ (seq 2000; cat) | tcpecho localhost\n\
-         1$ kill -CONT $!               (2: the numbers end in the middle)\n\
-         3$ ss -tan | grep 9877         (Recv-Q)\n\
-         2$ type a line, and another one\n\
-         1$ kill $!; tcpecho-lab actor read-once edge 9877     (or epoll, poll)",
+         1$ kill -CONT $!                             (2: they end in the middle)\n\
+         3$ ss -tan | grep 9877                       (Recv-Q)\n\
+         2> hello                                     (nothing, but more numbers)\n\
+         2> hello again                               (and all the rest)\n\
+         1$ kill $!; wait $!; tcpecho-lab actor read-once edge 9877\n\
+         2$ tcpecho localhost                         (also: epoll, poll)\n\
+         2> hello",
     )
     .read("Read: UNP 6.3; epoll(7), the section on level-triggered and edge-triggered, and Q9.")
 }

@@ -159,10 +159,12 @@ fn last(act: Act<Crowd>) -> Act<Crowd> {
     )
     .try_it(
         "1$ tcpechod --model poll\n\
-         2$ tcpecho-load -c 1 localhost                (p50: there and back)\n\
-         2$ tcpecho-load -c 1 --idle 4000 localhost\n\
-         1$ ^C, and once more with --model reactor\n\
-         2$ tcpecho-lab compare --workload idle        (all of it, measured well)",
+         2$ tcpecho-load -c 1 -d 2s localhost         (p50: there and back)\n\
+         2$ tcpecho-load -c 1 -d 2s --idle 4000 localhost\n\
+         1> ^C\n\
+         1$ tcpechod --model reactor                  (and the same again)\n\
+         2$ tcpecho-load -c 1 -d 2s --idle 4000 localhost\n\
+         2$ tcpecho-lab compare --workload idle       (takes a while: all of it)",
     )
     .read("Read: UNP 6.3, 6.10, 14.9; poll(2), epoll(7).")
 }

@@ -14,6 +14,7 @@
 //!
 //! - `nothing`: a line does not come back, a key does not end the program; otherwise they must
 //! - `fails`: the command ends, and says that it has failed; otherwise, if it ends, it must have worked
+//! - `takes`: the command goes on for long; the test sees it begin, and ends it with ^C
 
 use anyhow::{Context, Result, ensure};
 
@@ -72,7 +73,7 @@ fn line(text: &str) -> Result<Line<'_>> {
     };
     let (prompt, text) = typed.split_once(' ').context("nothing is typed")?;
     let to = match (prompt, key(text)) {
-        ("$" | "#", None) => To::Shell,
+        ("$" | "#", None) if !text.starts_with('^') => To::Shell,
         (">", None) => To::Program,
         (">", Some(key)) => To::Key(key),
         _ => anyhow::bail!("after the number comes $, # or >, and keys are typed to programs"),
