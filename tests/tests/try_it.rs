@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::mkdtemp;
 use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::narrate::Lab;
 use tcpecho_lab::narrate::try_it::{self, Line, To};
@@ -65,7 +66,7 @@ fn tried(lab: &Lab) -> Result<()> {
 /// Types lines, on a desk of their own.
 fn typed(name: &str, text: &str) -> Result<()> {
     let lines = try_it::lines(text)?;
-    let home = Home::new(name)?;
+    let home = Home::new()?;
     for tool in lines
         .iter()
         .filter(|line| line.to == To::Shell)
@@ -118,12 +119,7 @@ struct Home {
 }
 
 impl Home {
-    fn new(name: &str) -> Result<Self> {
-        let directory = env::temp_dir().join(format!("tcpecho-{name}-{}", std::process::id()));
-        fs::create_dir(&directory)?;
-        let shell = directory.join("shell");
-        fs::write(&shell, SHELL)?;
-        fs::set_permissions(&shell, fs::Permissions::from_mode(0o755))?;
+    fn new() -> Result<Self> {
         let lab = Path::new(env!("CARGO_BIN_EXE_tcpecho-lab"));
         let lab = lab.parent().context("a directory")?;
         let server = binaries::path("tcpechod")?;
@@ -135,7 +131,13 @@ impl Home {
             server.display(),
             lab.display()
         );
-        Ok(Self { directory, path })
+        // Process ids are the same in every namespace.
+        let directory = mkdtemp(&env::temp_dir().join("tcpecho-try-XXXXXX"))?;
+        let home = Self { directory, path };
+        let shell = home.directory.join("shell");
+        fs::write(&shell, SHELL)?;
+        fs::set_permissions(&shell, fs::Permissions::from_mode(0o755))?;
+        Ok(home)
     }
 
     fn has(&self, tool: &str) -> Result<bool> {
