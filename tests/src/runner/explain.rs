@@ -20,6 +20,9 @@ use crate::runner::{list, names};
 /// Where the text begins; what kind of step it is stands before it.
 const INDENT: usize = 8;
 
+/// Where lines begin that are as they are, as in a performance.
+const LISTING: usize = 4;
+
 /// Lines are no longer, however wide the window is, and no shorter.
 const WIDTHS: (usize, usize) = (40, 80);
 
@@ -163,7 +166,7 @@ impl Page {
     fn commands(&mut self, lines: &str) {
         self.paragraph("try", TRY_IT, INDENT);
         for line in lines.lines() {
-            self.line(&format!("{:INDENT$}{}", "", line.trim_end()));
+            self.line(&format!("{:LISTING$}{}", "", line.trim_end()));
         }
     }
 
