@@ -19,7 +19,7 @@ use tcpecho_lab::client::Client;
 use tcpecho_lab::compare::environment::processors;
 use tcpecho_lab::compare::result::{Comparison, Outcome};
 use tcpecho_lab::observe::processes;
-use tcpecho_lab::skip::skip;
+use tcpecho_lab::skip::{skip, strace_works};
 use tcpecho_lab::wait::eventually;
 
 use schema::Schema;
@@ -123,16 +123,29 @@ fn two_models_are_measured_and_accounted_for() -> Result<()> {
                 each > 1e-6 && round.cpu.total_s() < 1.2 * round.measured_s,
                 "{round:?}"
             );
-            ensure!(round.voluntary_switches > 0, "{round:?}");
+            // Where others have the processors, a look at 51 processes may take all the time there is.
+            let late = round.foreign_load > 0.5;
+            ensure!(late || round.voluntary_switches > 0, "{round:?}");
             ensure!(
                 round.footprint.pss > 0 && round.at_rest.pss > 0,
                 "{round:?}"
             );
         }
     }
+    for cell in found.cells.iter().filter(|_| strace_works()) {
+        let calls = cell.calls.as_ref().context("calls are counted")?;
+        // One to read and one to write, unless too few echoes were counted on a busy machine.
+        let twice = |copies: f64| (1.9..2.1).contains(&copies);
+        ensure!(
+            calls.per_echo > 1.0 && calls.copies.is_none_or(twice),
+            "{calls:?}"
+        );
+    }
     let of = |name: &str| found.cells.iter().find(|cell| cell.contestant == name);
     let processes = |name: &str| of(name).map(|cell| cell.rounds[0].footprint.processes);
     ensure!(processes("reactor") == Some(1) && processes("fork") == Some(51));
+    let at_rest = |name: &str| of(name).map(|cell| cell.rounds[0].at_rest.processes);
+    ensure!(at_rest("reactor") == Some(1) && at_rest("fork") == Some(1));
     let descriptors = |name: &str| of(name).map(|cell| cell.rounds[0].footprint.descriptors);
     ensure!(
         descriptors("reactor") > Some(50),
