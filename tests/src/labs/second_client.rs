@@ -29,6 +29,14 @@ pub const ITERATIVE: &str = "tcpechod --model iterative --bind 127.0.0.1 {port}"
 
 const CLIENT: &str = "tcpecho 127.0.0.1 {port}";
 
+const TRY_IT: &str = "1$ tcpechod --model iterative\n\
+    2$ tcpecho localhost\n\
+    2> hello\n\
+    3$ tcpecho localhost\n\
+    3> hello                                     (nothing)\n\
+    4$ ss -tan | grep 9877                       (LISTEN 1, ESTAB with Recv-Q)\n\
+    2> ^D                                        (and look at 3)";
+
 /// One is served, one waits, one gives up waiting.
 pub fn waiting(server: &'static str) -> Act<Crowd> {
     Act::open("the second client waits", Crowd::open)
@@ -126,15 +134,7 @@ pub fn waiting(server: &'static str) -> Act<Crowd> {
              a client alone cannot tell a busy server from a dead one. How many may wait, and what \
              becomes of one too many: see the demonstration backlog.",
         )
-        .try_it(
-            "1$ tcpechod --model iterative\n\
-             2$ tcpecho localhost\n\
-             2> hello\n\
-             3$ tcpecho localhost\n\
-             3> hello                                     (nothing)\n\
-             4$ ss -tan | grep 9877                       (LISTEN 1, ESTAB with Recv-Q)\n\
-             2> ^D                                        (and look at 3)",
-        )
+        .try_it(TRY_IT)
         .read("Read: UNP 1.5, 4.5 (figures 4.7 and 4.10); listen(2), NOTES.")
 }
 
