@@ -462,16 +462,21 @@ pub fn locals(small: u32) -> Act<Stacked> {
     )
     .try_it(
         "1$ tcpechod --model iterative --mistake close-in-loop\n\
-         2$ tcpecho localhost                (type a line)\n\
-         1$ ^C; tcpechod --model iterative --mistake one-client\n\
-         2$ tcpecho localhost                (type a line, ^D; and once more)\n\
+         2$ tcpecho localhost\n\
+         2> hello                                     (and that was all)\n\
+         1> ^C\n\
+         1$ tcpechod --model iterative --mistake one-client\n\
+         2$ tcpecho localhost\n\
+         2> hello\n\
+         2> ^D                                        (look at 1)\n\
+         2$ tcpecho localhost                         (fails: refused)\n\
          1$ tcpechod\n\
          2$ tcpecho-lab actor faulty words 127.0.0.1:9877\n\
-         \x20                                   (type: hello be; then ^D, and ^C)\n\
-         2$ tcpecho-lab actor faulty handler | less\n\
-         3$ kill -USR1 PID                   (of faulty; then G in less)\n\
-         2$ (ulimit -s 1024; tcpecho-lab actor faulty locals)\n\
-         3$ tcpechod --list-mistakes         (more of them)",
+         2> hello\n\
+         2> be                                        (nothing: it is bello)\n\
+         2> ^C\n\
+         1> ^C                                        (tcpechod --list-mistakes has more)\n\
+         2$ (ulimit -s 1024; tcpecho-lab actor faulty locals)   (fails)",
     )
     .read(
         "Read: UNP 4.4, 4.5, 4.6, 5.3, 5.8 (figure 5.6), 5.9; signal-safety(7), scanf(3), \

@@ -119,8 +119,10 @@ mod tests {
 
     /// What these are about is counted or copied, not sent.
     const WITHOUT_TIME_LINE: &[&str] = &[
+        "processes-and-threads",
         "pools",
         "select-limit",
+        "idle-cost",
         "one-wait",
         "dispositions",
         "short-write",
