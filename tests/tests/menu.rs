@@ -406,7 +406,7 @@ fn doctor_tells_what_there_is_and_judges_by_the_labs() -> Result<()> {
         ensure!(text.contains(&format!(" {name} ")), "{name}\n{text}");
     }
     let whole = format!("All {} demonstrations can be seen whole.", labs::ALL.len());
-    let expected = if text.contains(&whole) { 0 } else { 1 };
+    let expected = i32::from(!text.contains(&whole));
     ensure!(output.status.code() == Some(expected), "{output:?}");
     Ok(())
 }

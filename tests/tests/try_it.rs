@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -180,7 +181,7 @@ impl Desk<'_> {
     fn shown(&self) -> String {
         let mut shown = String::new();
         for (number, terminal) in &self.terminals {
-            shown += &format!("--- terminal {number}\n{}", terminal.shell);
+            let _ = write!(shown, "--- terminal {number}\n{}", terminal.shell);
         }
         shown
     }
@@ -205,7 +206,7 @@ impl Terminal {
             .on_pty()
             .start()?;
         let mut terminal = Self { shell, commands: 0 };
-        terminal.wait("a prompt", |t| t.is_free())?;
+        terminal.wait("a prompt", Terminal::is_free)?;
         // What is left in the current directory is left here.
         terminal.command(&format!("cd {}", home.directory.display()))?;
         Ok(terminal)
@@ -251,7 +252,10 @@ impl Terminal {
     fn begin_and_end(&mut self, text: &str) -> Result<()> {
         self.shell.type_line(text)?;
         self.commands += 1;
-        self.wait("a beginning", |t| t.is_free() || !t.foreground().is_empty())?;
+        self.wait(
+            "a beginning",
+            Terminal::is_free || !t.foreground().is_empty(),
+        )?;
         ensure!(!self.is_free(), "it ended at once");
         self.press('C')?;
         self.wait("its end", Self::is_free)
@@ -266,7 +270,7 @@ impl Terminal {
             _ => {}
         }
         if serves(line.text) && !line.says("fails") {
-            self.wait("a server", |t| t.has_server())?;
+            self.wait("a server", Terminal::has_server)?;
         }
         let stderr = self.shell.stderr();
         for complaint in [
@@ -314,7 +318,7 @@ impl Terminal {
 
     /// Waits until the command has ended, or everybody who has the terminal sleeps.
     fn settle(&self) -> Result<()> {
-        self.wait("rest", |t| t.is_free() || t.rests())
+        self.wait("rest", Terminal::is_free || t.rests())
     }
 
     fn rests(&self) -> bool {

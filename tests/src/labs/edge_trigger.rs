@@ -94,7 +94,7 @@ pub fn forgotten(server: &'static str) -> Act<Crowd> {
             SS,
             Crowd::ss,
         )
-        .show("Since it goes on:", |c| {
+        .show("Since it goes on, on one time line:", |c| {
             c.ladder(1, "connection, 8893 bytes, which wait")
         })
         .line("The first client notices nothing.", 0, "still there?")

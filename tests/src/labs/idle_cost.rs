@@ -24,6 +24,7 @@ use crate::narrate::{Act, Chapter, Lab, Names, Need, Scene, Stage, Typed, Unseen
 use crate::netns::Isolation;
 use crate::observe::accounts;
 use crate::observe::processes;
+use crate::observe::sockets::State;
 use crate::peer::{PATIENCE, Peer};
 use crate::server::{Server, ServerProcess};
 use crate::wait::eventually;
@@ -139,6 +140,11 @@ pub fn calls(title: &'static str, server: &'static str, waits: &'static str) -> 
             c.connect(50)
         })
         .client("In terminal 2, one more.", CLIENT)
+        .observe(
+            "So many connections has the server:",
+            "ss -Htn state established sport = :{port} | wc -l",
+            |c| Ok(format!("{}\n", c.in_state(State::Established)?)),
+        )
         .line("Its user types.", 0, "hello")
         .expect("what came back", "hello", |c| c.echoed(0))
         .expect("what the server calls for that", calls, |c| {
