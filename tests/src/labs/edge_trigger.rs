@@ -23,7 +23,7 @@ pub static LAB: Lab = Lab {
     title: "It has arrived, and nobody is told: edges",
     sections: "6.3, epoll(7)",
     chapter: Chapter::Concurrency,
-    takes: 3,
+    takes: 2,
     needs: &[],
     about: "epoll can tell that there is something to read as long as there is (level-triggered, \
         as poll does), or only when something has come (edge-triggered). Edges save calls. What \
