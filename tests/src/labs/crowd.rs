@@ -226,8 +226,10 @@ impl Crowd {
         self.server()?.signal(signal)
     }
 
-    /// Stops the server: it is there, and does nothing until it is sent SIGCONT.
+    /// Stops the server where it waits: it is there, and does nothing until it is sent SIGCONT.
     pub fn stop_server(&mut self) -> Result<()> {
+        // Its calls of before must not be told as those of afterwards.
+        eventually("a server that waits", PROMPTLY, || self.rest().ok())?;
         self.mark(Side::Server, "stopped");
         self.server()?.freeze()
     }
