@@ -252,10 +252,7 @@ impl Terminal {
     fn begin_and_end(&mut self, text: &str) -> Result<()> {
         self.shell.type_line(text)?;
         self.commands += 1;
-        self.wait(
-            "a beginning",
-            Terminal::is_free || !t.foreground().is_empty(),
-        )?;
+        self.wait("a beginning", |t| t.is_free() || !t.foreground().is_empty())?;
         ensure!(!self.is_free(), "it ended at once");
         self.press('C')?;
         self.wait("its end", Self::is_free)
@@ -318,7 +315,7 @@ impl Terminal {
 
     /// Waits until the command has ended, or everybody who has the terminal sleeps.
     fn settle(&self) -> Result<()> {
-        self.wait("rest", Terminal::is_free || t.rests())
+        self.wait("rest", |t| t.is_free() || t.rests())
     }
 
     fn rests(&self) -> bool {
