@@ -4,6 +4,7 @@
 //! Three servers with one thread each, and one client each that talks. More and more clients come
 //! that say nothing. Asserted is how the processor time that the server needs for an echo grows, from
 //! none of them to all; it is the server's own account, so what else the machine does hardly matters.
+//! All of them share a processor: what it costs to wake up another one is more than an echo does.
 //! Then the calls of an echo, which are as many in both.
 
 use std::collections::BTreeMap;
@@ -13,10 +14,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::libc;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 use tcpecho_common::defaults;
 
+use crate::compare::environment::processors;
 use crate::figures;
 use crate::labs::crowd::{Crowd, in_words, outcomes};
 use crate::limit::{self, no_room_for};
@@ -35,7 +39,7 @@ pub static LAB: Lab = Lab {
     title: "Thousands who say nothing: who pays for them?",
     sections: "6.3, 6.10, 14.9",
     chapter: Chapter::Concurrency,
-    takes: 10,
+    takes: 5,
     needs: &[Need::Descriptors, Need::Calm],
     about: "A server has thousands of clients. All of them are silent, but one. Each line of that \
         one wakes the server. What does it cost to find out who has spoken?",
@@ -224,7 +228,8 @@ impl Rack {
             0 => 0,
             first => first + nth as u16,
         };
-        let server = Server::with_args(flags.split(' ')).port(port).start()?;
+        let server = Server::with_args(flags.split(' ')).port(port);
+        let server = server.on_processors(&[processor()?]).start()?;
         let mut talker = Peer::connect(server.address())?;
         talker.echo(LINE)?;
         self.contenders.push(Contender {
@@ -241,6 +246,7 @@ impl Rack {
 
     /// From none to all of them, and back to none. At each level the servers take turns.
     fn measure(&mut self, tell: &mut dyn FnMut(&View)) -> Result<View> {
+        let _here = Pinned::to(processor()?)?;
         let back_again = self.levels.iter().copied().chain([0]);
         for level in back_again.collect::<Vec<_>>() {
             let fits = |contender: &&mut Contender| level <= contender.most;
@@ -395,6 +401,35 @@ impl Contender {
     fn growth(&self) -> Option<f64> {
         let (last, cost) = self.all_least().last()?;
         (last > 0).then_some(cost / self.least(0)?)
+    }
+}
+
+/// The one processor for all who are measured.
+fn processor() -> Result<usize> {
+    let ours = processors();
+    ours.first().copied().context("no processor")
+}
+
+/// This thread runs on one processor, until this is dropped.
+struct Pinned {
+    before: CpuSet,
+}
+
+impl Pinned {
+    fn to(processor: usize) -> Result<Self> {
+        let this = Pid::from_raw(0);
+        let before = sched_getaffinity(this)?;
+        let mut only = CpuSet::new();
+        only.set(processor)?;
+        sched_setaffinity(this, &only)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // It was allowed before.
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
     }
 }
 
