@@ -1,7 +1,7 @@
 //! `tcpecho-lab menu`, and `tcpecho-lab` alone: choose a demonstration, watch it, choose the next.
 //!
-//! [`list`] is what is shown and what keys do to it, [`screen`] the terminal, [`keys`] and [`signals`]
-//! what comes from there, [`prompt`] the same for terminals that are no screen. A demonstration is
+//! `list` is what is shown and what keys do to it, `screen` the terminal, `keys` and `signals`
+//! what comes from there, `prompt` the same for terminals that are no screen. A demonstration is
 //! performed by a child process, which has the terminal to itself meanwhile: it enters namespaces,
 //! and may end in any way.
 
