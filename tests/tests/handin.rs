@@ -232,19 +232,18 @@ fn asciinema_takes_a_recording() -> Result<()> {
     let scratch = Scratch::new("asciinema")?;
     let cast = scratch.file("cast");
     let shown = ran(&[LAB, "--cast", &cast])?;
-    let played = Command::new("asciinema")
-        .args(["cat", &cast])
-        .stdin(Stdio::null())
-        .output();
-    let Ok(played) = played else {
+    // It wants a terminal of its own, whatever its stdin is.
+    let command = Client::plain("asciinema", ["cat", &cast]).on_pty();
+    let Ok(asciinema) = command.start() else {
         return skip("asciinema_takes_a_recording", "asciinema is not installed");
     };
-    ensure!(played.status.success(), "{played:?}");
-    let played = String::from_utf8(played.stdout)?;
-    let played = anstream::adapter::strip_str(&played)
+    let status = asciinema.wait(SOON)?;
+    ensure!(status.success(), "{asciinema}");
+    let replayed = String::from_utf8(asciinema.stdout())?;
+    let replayed = anstream::adapter::strip_str(&replayed)
         .to_string()
         .replace("\r\n", "\n");
-    ensure!(played == shown, "{played}");
+    ensure!(replayed == shown, "{replayed}");
     Ok(())
 }
 

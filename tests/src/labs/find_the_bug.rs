@@ -475,7 +475,7 @@ pub fn locals(small: u32) -> Act<Stacked> {
          2> hello\n\
          2> be                                        (nothing: it is bello)\n\
          2> ^C\n\
-         1> ^C                                        (tcpechod --list-mistakes has more)\n\
+         1> ^C                                        (--list-mistakes has more)\n\
          2$ (ulimit -s 1024; tcpecho-lab actor faulty locals)   (fails)",
     )
     .read(
