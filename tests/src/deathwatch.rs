@@ -11,6 +11,7 @@
 //! Who overwrites its own environment is found as long as its parent, or an older ancestor, has the mark;
 //! who becomes another user is out of reach. Costs one sleeping process; fork(2), `proc_pid_environ(5)`.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
@@ -131,19 +132,19 @@ fn wait_for_the_end(line: &mut UnixStream) {
     }
 }
 
-/// Everybody alive who has the mark, and their descendants.
+/// Everybody alive who has the mark, and their descendants: in one walk, for there may be thousands.
 fn marked(mark: &[u8]) -> Vec<i32> {
-    let everybody = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = everybody.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let trees = pids
-        .filter(|pid| is_marked(*pid, mark))
-        .flat_map(processes::tree);
-    let mut found: Vec<i32> = trees
-        .filter(|process| process.state != 'Z')
-        .map(|process| process.pid)
-        .collect();
-    found.sort_unstable();
-    found.dedup();
+    let mut families = HashSet::new();
+    let mut found = Vec::new();
+    // Each behind its parent.
+    for process in processes::tree(1) {
+        if families.contains(&process.ppid) || is_marked(process.pid, mark) {
+            families.insert(process.pid);
+            if process.state != 'Z' {
+                found.push(process.pid);
+            }
+        }
+    }
     found
 }
 

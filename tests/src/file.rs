@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::stdout::print;
 use crate::sweep;
@@ -14,10 +14,13 @@ pub fn is_stdout(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-/// Makes an empty file beside it, and takes it away again. Error: why it could not be written.
+/// Error: why it could not be written. Nothing is changed: an empty file is made beside it and taken away
+/// again.
 pub fn can_be_written(file: &Path) -> Result<()> {
-    if fs::metadata(file).is_ok_and(|there| !there.is_file()) {
-        bail!("that is no file");
+    if !can_be_replaced(file) {
+        // Opened for nothing: neither cut off nor made.
+        File::options().append(true).open(file)?;
+        return Ok(());
     }
     let beside = unfinished(file);
     let _undivided = sweep::undivided();
@@ -26,11 +29,15 @@ pub fn can_be_written(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// All of it or nothing: under another name first. `-` is stdout.
+/// All of it or nothing: under another name first. `-` is stdout. What is no file, such as a device, a pipe or
+/// a link to whatever it may be, stays what it is, and is written to.
 pub fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
     if is_stdout(file) {
         let content = content.as_ref().to_vec();
         return Ok(print(move || io::stdout().write_all(&content))?);
+    }
+    if !can_be_replaced(file) {
+        return Ok(fs::write(file, content)?);
     }
     let beside = unfinished(file);
     let _undivided = sweep::undivided();
@@ -40,6 +47,11 @@ pub fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
         let _ = fs::remove_file(&beside);
     }
     Ok(written?)
+}
+
+/// Is there nothing of this name yet, or just a file?
+fn can_be_replaced(file: &Path) -> bool {
+    fs::symlink_metadata(file).map_or(true, |there| there.is_file())
 }
 
 /// The name that a file has until it is whole.
@@ -52,6 +64,7 @@ fn unfinished(file: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn a_file_is_whole_and_alone() {
@@ -70,5 +83,26 @@ mod tests {
         fs::remove_dir_all(&place).expect("ours");
         assert_eq!((names, left), (1, 1));
         assert!(can_be_written(&file).is_err(), "its directory is gone");
+    }
+
+    #[test]
+    fn a_link_and_a_device_stay_what_they_are() {
+        let place = std::env::temp_dir().join(format!("tcpecho-links-{}", std::process::id()));
+        fs::create_dir(&place).expect("a directory");
+        let (file, link) = (place.join("file"), place.join("link"));
+        fs::write(&file, "old and longer").expect("room");
+        symlink(&file, &link).expect("a link");
+        can_be_written(&link).expect("its target can");
+        assert_eq!(fs::read_to_string(&file).expect("there"), "old and longer");
+        write(&link, "new").expect("room");
+        let (to, content) = (fs::read_link(&link), fs::read_to_string(&file));
+        symlink(place.join("nowhere/file"), place.join("dangling")).expect("a link");
+        let dangling = can_be_written(&place.join("dangling"));
+        fs::remove_dir_all(&place).expect("ours");
+        assert_eq!(to.expect("still a link"), file);
+        assert_eq!(content.expect("still there"), "new");
+        assert!(dangling.is_err());
+
+        assert!(!can_be_replaced(Path::new("/dev/null")), "a device");
     }
 }

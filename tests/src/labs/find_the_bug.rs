@@ -83,39 +83,39 @@ fn listed<S: Stage>(
 /// Closes too early: a line in the wrong block.
 pub fn close_in_loop(server: &'static str) -> Act<Crowd> {
     let act = listed(
-        "a server for one line",
+        "a server that echoes lines",
         Crowd::open,
         listings::CLOSE_IN_LOOP,
     );
-    act.server("tcpechod makes this mistake on request.", server)
-        .client("In terminal 2, a client.", CLIENT)
-        .predict(
-            "Its user types a line. What becomes of the client?",
-            &[
-                ("asleep", "it gets its echo, and waits for the next line"),
-                ("exit status 3", "it gets its echo, and then a FIN"),
-                ("exit status 4", "it gets no echo, but an RST"),
-            ],
-        )
-        .line("A line.", 0, "hello")
-        .answer("the client", "exit status 3", |c| c.fate_of_client(0))
-        .expect("what came back", "hello", |c| c.echoed(0))
-        .expect(
-            "what the server did",
-            "read = 6, write = 6, close = 0, read = -1 EBADF",
-            up_to_the_error,
-        )
-        .show("The line on one time line:", |c| c.ladder(0, "connection"))
-        .client("Another client.", CLIENT)
-        .line("It types.", 1, "me too")
-        .expect("what came back to it", "me too", |c| c.echoed(1))
-        .expect("and then", "exit status 3", |c| c.fate_of_client(1))
-        .explain(
-            "Line 5 belongs behind line 6. The first echo is right, then the loop reads from a \
+    act.predict(
+        "A client connects, and its user types a line. What becomes of the client?",
+        &[
+            ("asleep", "it gets its echo, and waits for the next line"),
+            ("exit status 3", "it gets its echo, and then a FIN"),
+            ("exit status 4", "it gets no echo, but an RST"),
+        ],
+    )
+    .server("tcpechod makes this mistake on request.", server)
+    .client("In terminal 2, a client.", CLIENT)
+    .line("A line.", 0, "hello")
+    .answer("the client", "exit status 3", |c| c.fate_of_client(0))
+    .expect("what came back", "hello", |c| c.echoed(0))
+    .expect(
+        "what the server did",
+        "read = 6, write = 6, close = 0, read = -1 EBADF",
+        up_to_the_error,
+    )
+    .show("The line on one time line:", |c| c.ladder(0, "connection"))
+    .client("Another client.", CLIENT)
+    .line("It types.", 1, "me too")
+    .expect("what came back to it", "me too", |c| c.echoed(1))
+    .expect("and then", "exit status 3", |c| c.fate_of_client(1))
+    .explain(
+        "Line 5 belongs behind line 6. The first echo is right, then the loop reads from a \
              descriptor that is no more: EBADF. So a test with one line passes. In a server with \
              threads it would be worse: between lines 5 and 3 another thread may be given the same \
              number for another client.",
-        )
+    )
 }
 
 /// What the server has done with the connection since the line was typed, up to the first error.
@@ -129,8 +129,20 @@ fn up_to_the_error(crowd: &Crowd) -> anyhow::Result<String> {
 
 /// Ends too early: after the first client.
 pub fn one_client(server: &'static str) -> Act<Late> {
-    let act = listed("a server for one client", Late::open, listings::ONE_CLIENT);
-    act.act(
+    let act = listed(
+        "a server that serves clients",
+        Late::open,
+        listings::ONE_CLIENT,
+    );
+    act.predict(
+        "A client comes, is served, and leaves. Then a second one comes. What becomes of it?",
+        &[
+            ("asleep", "it is connected, and waits for its user"),
+            ("exit status 1", "it is refused: ECONNREFUSED"),
+            ("exit status 3", "it is connected, and gets a FIN"),
+        ],
+    )
+    .act(
         "tcpechod makes this one as well.",
         shell(server),
         move |l| l.crowd.start_server(server),
@@ -144,14 +156,6 @@ pub fn one_client(server: &'static str) -> Act<Late> {
     .expect("what came back", "hello", |l| l.crowd.echoed(0))
     .act("and leaves.", keys("^D"), |l| l.crowd.end_input(0))
     .expect("the client", "exit status 0", |l| l.crowd.fate_of_client(0))
-    .predict(
-        "Now a second client comes. What becomes of it?",
-        &[
-            ("asleep", "it is connected, and waits for its user"),
-            ("exit status 1", "it is refused: ECONNREFUSED"),
-            ("exit status 3", "it is connected, and gets a FIN"),
-        ],
-    )
     .act("The second.", shell(CLIENT), Late::come)
     .answer("the second client", "exit status 1", Late::second)
     .expect("the server", "exit status 0", |l| l.crowd.fate_of_server())

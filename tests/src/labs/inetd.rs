@@ -58,7 +58,7 @@ pub const TALKS: &str =
     "tcpecho-lab actor inetd 127.0.0.1:{port} \\\n        sh -c 'echo who are you? >&2; exec cat'";
 /// One that is told the number, and leaves 0, 1 and 2 alone.
 pub const NUMBER: &str =
-    "tcpecho-lab actor inetd number 127.0.0.1:{port} sh -c 'exec cat <&$0 >&$0' %d";
+    "tcpecho-lab actor inetd number 127.0.0.1:{port} \\\n        sh -c 'exec cat <&$0 >&$0' %d";
 
 /// Super-servers that may be installed, and how each is told to run `tcpechod --inetd`. xinetd is not
 /// among them: it takes its configuration from a file only, and no file is to be left behind.

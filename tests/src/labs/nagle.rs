@@ -22,7 +22,7 @@ use crate::server::{Server, ServerProcess};
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "nagle",
-    title: "Two writes, one line: where do 40 ms go?",
+    title: "Two writes, one line: where does the time go?",
     sections: "7.9",
     chapter: Chapter::InputOutput,
     takes: 1,
