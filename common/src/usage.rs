@@ -7,6 +7,12 @@ use clap::Error;
 
 use crate::{Exit, calls, logging};
 
+/// The words of our command line, to be shown; what is no UTF-8 in them is shown as U+FFFD.
+pub fn command_line() -> Vec<String> {
+    let words = std::env::args_os();
+    words.map(|word| word.to_string_lossy().into()).collect()
+}
+
 /// Tells what is wrong with the command line, in one line on stderr; or prints what was asked for,
 /// where that is the help or the version.
 pub fn explain(program: &str, error: &Error) -> Exit {

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::stdout::print;
 use crate::sweep;
@@ -17,6 +18,9 @@ pub fn is_stdout(file: &Path) -> bool {
 /// Error: why it could not be written. Nothing is changed: an empty file is made beside it and taken away
 /// again.
 pub fn can_be_written(file: &Path) -> Result<()> {
+    if file.as_os_str().as_bytes().ends_with(b"/") {
+        bail!("that is no file");
+    }
     if !can_be_replaced(file) {
         // Opened for nothing: neither cut off nor made.
         File::options().append(true).open(file)?;
@@ -83,6 +87,7 @@ mod tests {
         fs::remove_dir_all(&place).expect("ours");
         assert_eq!((names, left), (1, 1));
         assert!(can_be_written(&file).is_err(), "its directory is gone");
+        assert!(can_be_written(Path::new("new/")).is_err(), "a directory");
     }
 
     #[test]

@@ -137,8 +137,10 @@ impl Text {
         let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
         self.ends
             .extend(newlines.map(|(index, _)| (before + index + 1, at)));
-        if self.limit.is_some_and(|limit| self.bytes.len() > limit) {
-            self.forget(self.bytes.len() / 2);
+        if let Some(limit) = self.limit {
+            if self.bytes.len() > limit {
+                self.forget(self.bytes.len() - limit / 2);
+            }
         }
     }
 

@@ -96,7 +96,7 @@ fn prompt(to: To) -> char {
 
 /// The first word of each command of a line.
 fn tools(line: &str) -> impl Iterator<Item = &str> {
-    let commands = line.split(['|', ';', '&', '(']);
+    let commands = line.split(['|', ';', '&', '(', ')']);
     let words = commands.filter_map(|command| command.split_whitespace().next());
     words.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()))
 }

@@ -1,6 +1,5 @@
 //! tcpecho-lab: the command line of the laboratory.
 
-use std::env;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -148,7 +147,7 @@ fn main() -> ExitCode {
 
 /// What is wrong with the command line; help and version are no error.
 fn explained(error: &clap::Error) -> Exit {
-    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<String> = usage::command_line().split_off(1);
     match meant(&args).filter(|_| error.use_stderr()) {
         Some(line) => {
             logging::say("tcpecho-lab", format!("did you mean '{line}'?"));

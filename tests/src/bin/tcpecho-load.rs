@@ -1,6 +1,5 @@
 //! tcpecho-load: the command line of the load generator; see `tcpecho_lab::load`.
 
-use std::env;
 use std::io;
 
 use anyhow::Result;
@@ -30,7 +29,7 @@ fn main() -> Exit {
 
 fn measure(cli: &Cli) -> Result<Exit> {
     let began = clock::now();
-    let command: Vec<_> = env::args().collect();
+    let command = usage::command_line();
     let plan = cli.plan();
     let mut outputs = Outputs::new(cli, command.clone(), plan.load.clone())?;
     let (report, signal) = run(plan, command, began, &mut outputs)?;

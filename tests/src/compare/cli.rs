@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use tcpecho_common::{Exit, Model, logging, units};
+use tcpecho_common::{Exit, Model, logging, units, usage};
 
 use crate::compare::contestant::{self, Candidate, Refused};
 use crate::compare::environment::{descriptors, environment, processors};
@@ -290,7 +290,7 @@ impl Compare {
         remarks.extend(bench.warnings.iter().cloned());
         let mut found = Comparison {
             format: FORMAT,
-            command: std::env::args().collect(),
+            command: usage::command_line(),
             began: utc(began.1.duration_since(SystemTime::UNIX_EPOCH)?.as_secs()),
             took_s: began.0.elapsed().as_secs_f64(),
             environment: environment(&places, plan.descriptors),

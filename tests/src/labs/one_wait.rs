@@ -210,10 +210,16 @@ fn run(server: &str) -> Result<usize> {
         (children.len() == CONNECTIONS && crowd.rest().is_ok()).then_some(())
     })?;
     crowd.end_input(0)?;
-    eventually("the end of all children", PROMPTLY, || {
-        let rest = crowd.rest().is_ok();
+    // First all are dead, then the parent is at rest, then those are counted who are left.
+    let dead = || {
         let children = crowd.children().ok()?;
-        (rest && children.iter().all(|child| child.state == 'Z')).then_some(children.len())
+        let all = children.iter().all(|child| child.state == 'Z');
+        all.then_some(children.len())
+    };
+    eventually("the end of all children", PROMPTLY, || {
+        dead()?;
+        crowd.rest().ok()?;
+        dead()
     })
 }
 

@@ -22,6 +22,7 @@ use crate::netns::Isolation;
 use crate::observe::calls::{CallRecord, Phase};
 use crate::observe::packets::{Capture, Packet};
 use crate::observe::processes::{self, Process};
+use crate::observe::rest::is_at_rest;
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets::{self, Socket, State};
 use crate::peer::Peer;
@@ -140,12 +141,14 @@ impl Pair {
         let client = client.start()?;
         let connection = eventually("a connection that is served", PROMPTLY, || {
             let near = end_of(client.pid(), |s| s.remote == server.address())?;
-            let processes = processes::tree(server.pid());
+            let parent = server.pid();
+            let processes = processes::tree(parent);
             let mut ends = processes
                 .iter()
-                .map(|p| end_of(p.pid, |s| s.remote == near.address));
-            let far = ends.find_map(|end| end)?;
-            Some(Connection {
+                .filter_map(|p| end_of(p.pid, |s| s.remote == near.address));
+            let far = ends.next_back()?;
+            // Where the server is still busy, it may be about to fork.
+            (far.pid != parent || is_at_rest(parent)).then_some(Connection {
                 client: near,
                 server: far,
             })

@@ -13,7 +13,7 @@ use crate::observe::processes;
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "stdio-trap",
-    title: "poll and fgets: three lines typed, one sent",
+    title: "poll and fgets: where are the other lines?",
     sections: "6.3, 6.5",
     chapter: Chapter::InputOutput,
     takes: 1,

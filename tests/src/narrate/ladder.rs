@@ -236,7 +236,7 @@ impl Ladder {
             let lines = if *hidden == 1 { "line" } else { "lines" };
             let _ = writeln!(
                 page,
-                "{:>TIME$}  {words}: {hidden} {lines}, run with --full to see them",
+                "{:>TIME$}  {words}: {hidden} {lines} (see --full)",
                 "..."
             );
         }
@@ -670,7 +670,7 @@ All times are made up.
         ladder = rung(ladder, 10 * MS, Side::Server, "FIN");
         let short = ladder.draw(80, false);
         assert!(
-            short.contains("...  the first echo: 3 lines, run with --full"),
+            short.contains("...  the first echo: 3 lines (see --full)"),
             "{short}"
         );
         assert_eq!(short.matches("read(0) ...").count(), 1, "{short}");

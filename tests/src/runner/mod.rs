@@ -10,6 +10,7 @@ use std::process::{ExitCode, ExitStatus};
 
 use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
+use nix::libc;
 
 use crate::binaries;
 use crate::labs;
@@ -40,6 +41,21 @@ pub fn programs_are_built() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What whoever started us has open beside stdin, stdout and stderr (a shell, cargo, make) is not for the
+/// programs that we start: a demonstration would show it as theirs.
+pub(crate) fn keep_descriptors_to_ourselves() {
+    #[expect(unsafe_code)]
+    // SAFETY: it changes a flag of descriptors and closes none; numbers that are not open are passed over.
+    // Where the kernel is too old for it (before 5.11) they are seen, that is all.
+    let _ = unsafe {
+        libc::close_range(
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+        )
+    };
 }
 
 /// How a program ended, as the shell would see it.

@@ -26,7 +26,7 @@ use crate::narrate::record::Recorder;
 use crate::narrate::terminal::Terminal;
 use crate::netns::{self, Isolation};
 use crate::observe::pcap::{Recorded, Recording};
-use crate::runner::names;
+use crate::runner::{keep_descriptors_to_ourselves, names};
 
 /// How one lab is to be performed.
 #[derive(Args, Clone, Debug)]
@@ -117,6 +117,7 @@ impl Manner {
 impl Perform {
     /// Performs the lab. Whoever has closed our stdout has had enough, which is no error.
     pub fn run(&self) -> Result<ExitCode> {
+        keep_descriptors_to_ourselves();
         let record = take(self.record_fd).context("--record-fd")?;
         // The runner waits for signals with a thread, and blocks them; what it starts must not.
         SigSet::empty().thread_set_mask()?;

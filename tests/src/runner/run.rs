@@ -3,7 +3,6 @@
 //! This process performs nothing itself. Each lab has a process and namespaces of its own: on this
 //! terminal if somebody is to follow it step by step, otherwise side by side with others.
 
-use std::env;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -14,7 +13,7 @@ use anstream::AutoStream;
 use anyhow::Result;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser};
-use tcpecho_common::{Exit, logging};
+use tcpecho_common::{Exit, logging, usage};
 
 use crate::handout::files::{Files, Writing};
 use crate::labs;
@@ -147,7 +146,7 @@ impl Run {
     fn perform(&self) -> Result<ExitCode> {
         let began = Instant::now();
         let labs = self.chosen();
-        let command: Vec<String> = env::args().collect();
+        let command = usage::command_line();
         let mut files = self.files.begin(size(), &command.join(" "))?;
         let stagehand = self.stagehand(&files);
         let records = if self.is_collected(&labs) {

@@ -234,7 +234,7 @@ mod tests {
         let (text, passed) = written(&[zombies(), shy(), wrong()], false);
         assert!(!passed);
         for part in [
-            "3 demonstrations, 2.5 s: 5 facts as expected (1 by a known variation), 1 different,\n2 skipped",
+            "3 demonstrations, 2.5 s: 5 facts as expected (1 by a known variation), 1\ndifferent, 2 skipped",
             "VARIATION  wait3: y: old kernels",
             "DIFFERENT  wait3: x should have been 1, but was 2",
             "SKIP       no namespaces: nagle (packets since, it came ... later)",

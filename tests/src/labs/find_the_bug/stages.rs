@@ -25,6 +25,7 @@ use crate::labs::cast::{Cast, begin};
 use crate::labs::crowd::{Crowd, contains, fate, in_words, signal_set};
 use crate::narrate::{Names, Stage, View};
 use crate::netns::Isolation;
+use crate::observe::processes::voluntary_switches;
 use crate::observe::rest::is_at_rest;
 use crate::observe::sock_diag::SockDiag;
 use crate::observe::sockets::State;
@@ -139,13 +140,16 @@ impl Typist {
         let actor = self.actor.as_ref().context("nobody is at the keyboard")?;
         let messages = || Some(self.received().ok()?.split(", ").count());
         let before = messages().context("the server has vanished")?;
+        let sleep = voluntary_switches(actor.pid());
         actor.close_stdin()?;
         self.end = eventually("what becomes of the client", PROMPTLY, || {
             if messages()? >= before + OFTEN {
                 return Some("again and again");
             }
             let ended = actor.status().map(|_| "it has ended");
-            ended.or_else(|| is_at_rest(actor.pid()).then_some("asleep"))
+            // It has been woken up by that, and sleeps another sleep.
+            let woken = voluntary_switches(actor.pid()) != sleep;
+            ended.or_else(|| (woken && is_at_rest(actor.pid())).then_some("asleep"))
         })?;
         if actor.status().is_none() {
             actor.signal(Signal::SIGKILL)?;
