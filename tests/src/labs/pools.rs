@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::labs::crowd::{Crowd, PS, SS};
 use crate::narrate::{Act, Chapter, Lab, Scene, View, shell};
+use crate::observe::calls::Phase;
 use crate::observe::processes;
 use crate::observe::sockets::State;
 use crate::wait::eventually;
@@ -209,8 +210,20 @@ fn visit(crowd: &mut Crowd) -> Result<()> {
     eventually("workers that wait", SOON, || {
         let states = [State::Established, State::CloseWait, State::LastAck];
         let gone = states.map(|state| crowd.in_state(state).ok() == Some(0));
-        (gone == [true; 3]).then(|| crowd.rest().ok())?
+        (gone == [true; 3]).then(|| all_accept(crowd))??;
+        crowd.rest().ok()
     })
+}
+
+/// Is accept the call that each of the workers has made last, and not returned from?
+fn all_accept(crowd: &Crowd) -> Option<()> {
+    let calls = crowd.server().ok()?.calls();
+    let waits = |pid| {
+        let last = calls.iter().rev().find(|call| call.pid == pid);
+        last.is_some_and(|call| call.call == "accept" && call.phase == Phase::Enter)
+    };
+    let workers = crowd.children().ok()?;
+    workers.iter().all(|worker| waits(worker.pid)).then_some(())
 }
 
 /// Which worker has accepted how many connections; those that have none are not in it.

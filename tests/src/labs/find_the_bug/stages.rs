@@ -147,9 +147,11 @@ impl Typist {
                 return Some("again and again");
             }
             let ended = actor.status().map(|_| "it has ended");
-            // It has been woken up by that, and sleeps another sleep.
+            // It has been woken up by that, and sleeps another sleep; and not because it waits for
+            // a server that has something to do.
             let woken = voluntary_switches(actor.pid()) != sleep;
-            ended.or_else(|| (woken && is_at_rest(actor.pid())).then_some("asleep"))
+            let sleeps = || woken && self.crowd.rest().is_ok() && is_at_rest(actor.pid());
+            ended.or_else(|| sleeps().then_some("asleep"))
         })?;
         if actor.status().is_none() {
             actor.signal(Signal::SIGKILL)?;
