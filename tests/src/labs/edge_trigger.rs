@@ -181,8 +181,8 @@ fn last(act: Act<Crowd>) -> Act<Crowd> {
          2> hello                                     (nothing, but more numbers)\n\
          2> hello again                               (and all the rest)\n\
          1$ kill $!; wait $!; tcpecho-lab actor read-once edge 9877\n\
-         2$ tcpecho localhost                         (also: epoll, poll)\n\
-         2> hello",
+         4$ tcpecho localhost                         (also: epoll, poll)\n\
+         4> hello",
     )
     .read("Read: UNP 6.3; epoll(7), the section on level-triggered and edge-triggered, and Q9.")
 }
