@@ -6,6 +6,7 @@
 use crate::narrate::ladder::{Layout, Mark, Row, Side};
 use crate::narrate::text::wrap;
 use crate::page::markup::{Markup, place};
+use crate::page::svg::{line, words};
 
 /// How wide every picture is drawn; the page scales it.
 const WIDTH: f64 = 960.0;
@@ -367,24 +368,6 @@ fn outcome(page: &mut Markup, text: &str, y: f64) {
 
 fn across(text: &str) -> Vec<String> {
     wrap(text, ((WIDTH - TIME - 36.0) / LETTER) as usize)
-}
-
-fn line(page: &mut Markup, class: &str, from: (f64, f64), to: (f64, f64)) {
-    page.tag("line")
-        .class(class)
-        .at("x1", from.0)
-        .at("y1", from.1)
-        .at("x2", to.0)
-        .at("y2", to.1)
-        .empty();
-}
-
-fn words(page: &mut Markup, class: &str, at: (f64, f64), text: &str) {
-    page.tag("text")
-        .class(class)
-        .at("x", at.0)
-        .at("y", at.1)
-        .saying(text);
 }
 
 #[cfg(test)]

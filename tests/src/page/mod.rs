@@ -2,6 +2,7 @@
 
 pub mod markdown;
 pub mod markup;
+pub mod svg;
 
 use crate::page::markup::Markup;
 

@@ -8,6 +8,7 @@ pub mod pictures;
 pub mod scale;
 
 use crate::page::markup::{Markup, place};
+use crate::page::svg::{line, words};
 
 /// How wide every picture is drawn; the page scales it.
 const WIDTH: f64 = 540.0;
@@ -61,26 +62,6 @@ fn svg(page: &mut Markup, text: &Text, height: f64, draw: impl FnOnce(&mut Marku
                 .saying(&text.description);
             draw(page);
         });
-}
-
-/// A straight line.
-fn line(page: &mut Markup, class: &str, from: (f64, f64), to: (f64, f64)) {
-    page.tag("line")
-        .class(class)
-        .at("x1", from.0)
-        .at("y1", from.1)
-        .at("x2", to.0)
-        .at("y2", to.1)
-        .empty();
-}
-
-/// Words; `class` says on which side of the place they are.
-fn words(page: &mut Markup, class: &str, at: (f64, f64), text: &str) {
-    page.tag("text")
-        .class(class)
-        .at("x", at.0)
-        .at("y", at.1)
-        .saying(text);
 }
 
 /// A contestant's name where there is room for `letters`: the whole of a longer one shows when it is
