@@ -14,6 +14,7 @@
 //! [`page`] is what all pages have in common, [`handout`] what remains of a lab when it is over.
 
 pub mod actors;
+pub mod apart;
 pub mod binaries;
 pub mod chance;
 pub mod client;

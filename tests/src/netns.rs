@@ -25,10 +25,9 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Command, ExitStatus};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
@@ -41,19 +40,15 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getgid, getpid, getppid, getuid};
 
+use crate::apart;
 use crate::binaries;
-use crate::output::Output;
 use crate::skip::skip;
-use crate::wait::eventually;
 
 /// Set inside.
 const MARKER: &str = "TCPECHO_NAMESPACES";
 
 /// Turns "cannot run here" into a failure, for machines that are known to be able.
 pub const STRICT: &str = "TCPECHO_STRICT";
-
-/// How long a test may run inside.
-const TEST_AT_MOST: Duration = Duration::from_secs(120);
 
 /// Where an experiment runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,42 +97,10 @@ pub fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Re
         link::set_up_lo()?;
         return body();
     }
-    let args = ["--exact", name, "--include-ignored", "--nocapture"];
-    let mut command = command(&args.map(OsString::from))?;
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    match command.spawn() {
-        Ok(child) => judge(name, child),
+    match apart::just(name, command(&[])?).spawn() {
+        Ok(child) => apart::judge(name, child),
         Err(error) => skip(name, refusal(error)?),
     }
-}
-
-fn judge(name: &str, mut child: std::process::Child) -> anyhow::Result<()> {
-    let stdout = child.stdout.take().map(OwnedFd::from);
-    let stderr = child.stderr.take().map(OwnedFd::from);
-    let stdout = Output::collect(stdout.context("stdout is a pipe")?)?;
-    let stderr = Output::collect(stderr.context("stderr is a pipe")?)?;
-    let ended = eventually(
-        &format!("end of {name} in namespaces"),
-        TEST_AT_MOST,
-        || child.try_wait().transpose(),
-    );
-    if ended.is_err() {
-        // The keeper; everything inside follows it.
-        child.kill()?;
-        child.wait()?;
-    }
-    let (stdout, stderr) = (stdout.text(), stderr.text());
-    #[expect(clippy::print_stdout, reason = "libtest shows it on demand")]
-    {
-        println!("{stdout}{stderr}");
-    }
-    let status = ended??;
-    // A name that does not exist is a success too, for libtest.
-    if status.success() && stdout.contains("test result: ok. 1 passed") {
-        return Ok(());
-    }
-    bail!("{name} in namespaces: {status}\n{stdout}{stderr}")
 }
 
 /// To be called first thing by what [`command`] has started.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use tcpecho_lab::apart;
 use tcpecho_lab::client::Client;
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Need, Report};
@@ -64,9 +65,11 @@ macro_rules! test_each {
             $(
                 #[test]
                 fn $lab() -> Result<()> {
-                    let plain = Isolation::Plain("this test wants it so".into());
-                    let report = perform(stringify!($lab), &plain, false)?;
-                    needs_are_told(&report)
+                    apart::test(concat!("on_plain_loopback::", stringify!($lab)), || {
+                        let plain = Isolation::Plain("this test wants it so".into());
+                        let report = perform(stringify!($lab), &plain, false)?;
+                        needs_are_told(&report)
+                    })
                 }
             )*
         }

@@ -271,11 +271,14 @@ impl Frame {
         #[expect(unsafe_code)]
         // SAFETY: it has just been made, and nobody else has it.
         let far = unsafe { OwnedFd::from_raw_fd(far) };
+        if far.as_raw_fd() as usize != fd {
+            return Err(Unseen(format!("descriptor {fd} of this process is in use")).into());
+        }
         let mut words = [0; 17];
         words[16] = 1000;
         Ok(Self {
             words,
-            fd: far.as_raw_fd() as usize,
+            fd,
             ready: 0,
             _far: far,
             _pipe: (reader, writer),
