@@ -69,8 +69,16 @@ impl<W: Write> Renderer for Transcript<'_, W> {
         self.shown.show(event)
     }
 
+    fn has_room(&self, event: &Event<'_>) -> bool {
+        self.shown.has_room(event)
+    }
+
     fn pause(&mut self) -> Result<(), Stop> {
         self.shown.pause()
+    }
+
+    fn sketch(&mut self, what: &str, view: &View) -> io::Result<()> {
+        self.shown.sketch(what, view)
     }
 
     fn wait(&mut self, time: Duration) -> io::Result<()> {

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::labs::cast::Cast;
 use crate::labs::crowd::{Crowd, SS, in_words, outcomes};
-use crate::narrate::{Act, Chapter, Lab, Scene, Stage, Typed, View, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Scene, Stage, Typed, keys, shell};
 use crate::netns::Isolation;
 use crate::observe::calls::CallRecord;
 use crate::observe::sockets;
@@ -75,9 +75,7 @@ fn listed<S: Stage>(
     open: impl Fn(&Isolation) -> anyhow::Result<S> + 'static,
     listing: &'static str,
 ) -> Act<S> {
-    Act::open(title, open).show("Read it. What is wrong?", move |_| {
-        Ok(View::Printed(listing.into()))
-    })
+    Act::open(title, open).listing("Read it. What is wrong?", listing)
 }
 
 /// Closes too early: a line in the wrong block.

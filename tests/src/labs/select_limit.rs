@@ -95,14 +95,12 @@ pub fn no_limit(server: &'static str) -> Act<Full> {
 /// What C would have done with this descriptor.
 pub fn beyond(fd: usize) -> Act<Frame> {
     Act::open("what C would have done", move |_| Frame::new(fd))
-        .show("FD_SET as the C library has it, and our variables:", |_| {
-            Ok(View::Printed(
-                "#define FD_SET(fd, set) (set)->bits[(fd) / 64] |= 1UL << ((fd) % 64)\n\
-                 fd_set set;              /* 16 words */\n\
-                 long balance = 1000;     /* the next word in memory */"
-                    .into(),
-            ))
-        })
+        .listing(
+            "FD_SET as the C library has it, and our variables:",
+            "#define FD_SET(fd, set) (set)->bits[(fd) / 64] |= 1UL << ((fd) % 64)\n\
+             fd_set set;              /* 16 words */\n\
+             long balance = 1000;     /* the next word in memory */",
+        )
         .expect("bits in a set", 1024, |_| {
             Ok(8 * std::mem::size_of::<libc::fd_set>())
         })

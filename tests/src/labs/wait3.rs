@@ -51,9 +51,7 @@ const A_WHILE: Duration = Duration::from_millis(500);
 /// Two clients, one leaves, a third comes.
 pub fn wrong(server: &'static str) -> Act<Crowd> {
     Act::open("a reaper with a bug", Crowd::open_unrecorded)
-        .show("Read it. One character is wrong; which one?", |_| {
-            Ok(View::Printed(LISTING.into()))
-        })
+        .listing("Read it. One character is wrong; which one?", LISTING)
         .server("In terminal 1, a server with this reaper.", server)
         .client("In terminal 2, a client.", CLIENT)
         .client("In terminal 3, another.", CLIENT)

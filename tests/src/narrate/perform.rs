@@ -66,6 +66,11 @@ pub trait Renderer {
     /// Shows what happened.
     fn show(&mut self, event: &Event<'_>) -> io::Result<()>;
 
+    /// Can this be shown without pushing away what the audience has not been asked to read yet?
+    fn has_room(&self, _event: &Event<'_>) -> bool {
+        true
+    }
+
     /// Waits until the audience is ready; not at all unless somebody is there.
     fn pause(&mut self) -> Result<(), Stop> {
         Ok(())
@@ -228,7 +233,7 @@ impl<'a> Performance<'a> {
             if i > 0 {
                 self.pause()?;
             }
-            self.renderer.show(&Event::Act(i + 1, act.title()))?;
+            self.show(&Event::Act(i + 1, act.title()))?;
             self.open_questions.clear();
             act.perform(place, self)?;
         }
@@ -243,18 +248,18 @@ impl<'a> Performance<'a> {
             Kind::Try(lines) => {
                 self.pause()?;
                 self.just_shown = true;
-                self.renderer.show(&Event::Try(lines))?;
+                self.show(&Event::Try(lines))?;
             }
             Kind::Predict(question) => self.ask(*question)?,
             Kind::Act(typed, body) => {
                 self.pause()?;
                 let input = self.filled(typed.text(), stage)?;
-                self.renderer.show(&Event::Do(&what, *typed, &input))?;
+                self.show(&Event::Do(&what, *typed, &input))?;
                 self.attempt(&what, body(stage))?;
             }
             Kind::Wait(time) => {
                 self.pause()?;
-                self.renderer.show(&Event::Do(&what, Typed::Nothing, ""))?;
+                self.show(&Event::Do(&what, Typed::Nothing, ""))?;
                 self.renderer.wait(*time)?;
             }
             // Looked at now, shown when the audience is ready: the facts are of this moment.
@@ -272,6 +277,10 @@ impl<'a> Performance<'a> {
                 if let Some(view) = self.attempt(&what, seen)? {
                     self.present(&what, Typed::Shell(command), &input, &view)?;
                 }
+            }
+            Kind::List(text) => {
+                let view = View::Printed((*text).into());
+                self.present(&what, Typed::Nothing, "", &view)?;
             }
             Kind::Show(look) => {
                 if let Some(view) = self.attempt(&what, look(stage))? {
@@ -296,12 +305,20 @@ impl<'a> Performance<'a> {
         Ok(())
     }
 
+    /// A page that is full is turned first.
+    fn show(&mut self, event: &Event<'_>) -> Result<(), Stop> {
+        if !self.renderer.has_room(event) {
+            self.renderer.pause()?;
+        }
+        Ok(self.renderer.show(event)?)
+    }
+
     /// First look, then listen.
     fn tell(&mut self, event: &Event<'_>) -> Result<(), Stop> {
         if std::mem::take(&mut self.just_shown) {
             self.pause()?;
         }
-        Ok(self.renderer.show(event)?)
+        self.show(event)
     }
 
     fn present(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
@@ -312,7 +329,7 @@ impl<'a> Performance<'a> {
     fn reveal(&mut self, what: &str, typed: Typed, input: &str, view: &View) -> Result<(), Stop> {
         self.just_shown = true;
         let event = Event::Show(what, typed, input, view);
-        Ok(self.renderer.show(&event)?)
+        self.show(&event)
     }
 
     /// A guess is a pause already.
@@ -325,7 +342,7 @@ impl<'a> Performance<'a> {
     }
 
     fn ask(&mut self, question: Question) -> Result<(), Stop> {
-        self.renderer.show(&Event::Ask(&question))?;
+        self.show(&Event::Ask(&question))?;
         let guess = self.renderer.guess(&question)?;
         self.rested = true;
         self.open_questions.push_back((question, guess));
@@ -348,7 +365,7 @@ impl<'a> Performance<'a> {
             ..
         } = expectation;
         let verdict = Event::Verdict(what, expected, &judgement, variations);
-        self.renderer.show(&verdict)?;
+        self.show(&verdict)?;
         self.score(what, judgement);
         Ok(())
     }
@@ -365,7 +382,7 @@ impl<'a> Performance<'a> {
         self.report.predictions += usize::from(guess.is_some());
         self.report.right += usize::from(guess.is_some() && guess == choice);
         let answer = Event::Answer(&question, choice, guess);
-        Ok(self.renderer.show(&answer)?)
+        self.show(&answer)
     }
 
     fn score(&mut self, what: &str, judgement: Judgement) {
@@ -395,13 +412,13 @@ impl<'a> Performance<'a> {
                 let unseen = Judgement::Unseen(error.to_string());
                 let nothing = Expected::from("");
                 let verdict = Event::Verdict(what, &nothing, &unseen, &[]);
-                self.renderer.show(&verdict)?;
+                self.show(&verdict)?;
                 self.score(what, unseen);
                 Ok(None)
             }
             Err(error) => {
                 let why = format!("{error:#}");
-                self.renderer.show(&Event::Trouble(what, &why))?;
+                self.show(&Event::Trouble(what, &why))?;
                 let sentence = format!("{what} should have been possible, but: {why}");
                 self.report.differences.push(sentence);
                 Err(Stop::Trouble)

@@ -22,6 +22,8 @@ pub enum Planned {
     Wait(&'static str, Duration),
     /// Somebody looks: at what, with which command.
     Look(&'static str, Typed),
+    /// Something is shown that is always the same: what, and the text.
+    List(&'static str, &'static str),
     /// A fact is expected.
     Expect {
         /// What it is about.
@@ -49,6 +51,7 @@ impl<S> Step<S> {
             Kind::Observe(command, _) | Kind::ObserveStill(command, ..) => {
                 Planned::Look(what, Typed::Shell(command))
             }
+            Kind::List(text) => Planned::List(what, text),
             Kind::Show(_) | Kind::Measure(_) => Planned::Look(what, Typed::Nothing),
             Kind::Expect(it) => Planned::Expect {
                 what,

@@ -278,8 +278,16 @@ impl Renderer for Recorder<'_> {
         self.shown.show(event)
     }
 
+    fn has_room(&self, event: &Event<'_>) -> bool {
+        self.shown.has_room(event)
+    }
+
     fn pause(&mut self) -> Result<(), Stop> {
         self.turn(|shown| shown.pause())
+    }
+
+    fn sketch(&mut self, what: &str, view: &View) -> io::Result<()> {
+        self.shown.sketch(what, view)
     }
 
     fn wait(&mut self, time: Duration) -> io::Result<()> {
@@ -339,6 +347,7 @@ pub(crate) fn told(event: &Event<'_>) -> Option<Told> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handout::transcript::Transcript;
     use std::thread::sleep;
 
     use crate::labs;
@@ -396,6 +405,55 @@ mod tests {
             sleep(THOUGHT);
             Ok(Some(0))
         }
+    }
+
+    /// Counts how often it is told how far a view is, and has no room for that which has been shown.
+    #[derive(Default)]
+    struct Narrow {
+        sketched: usize,
+        turned: usize,
+    }
+
+    impl Renderer for Narrow {
+        fn show(&mut self, _: &Event<'_>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn has_room(&self, _: &Event<'_>) -> bool {
+            self.turned > 0
+        }
+
+        fn pause(&mut self) -> Result<(), Stop> {
+            self.turned += 1;
+            Ok(())
+        }
+
+        fn sketch(&mut self, _: &str, _: &View) -> io::Result<()> {
+            self.sketched += 1;
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_writes_down_or_logs_hands_on_what_is_drawn_and_asked() {
+        let lab = Lab {
+            acts: || {
+                let measured =
+                    Act::open("measured", |_| Ok(Counter(0))).measure("it", |_, tell| {
+                        tell(&View::Printed("1".into()));
+                        Ok(View::Printed("12".into()))
+                    });
+                vec![Box::new(measured)]
+            },
+            ..lab()
+        };
+        let mut audience = Narrow::default();
+        let mut log = Transcript::new(io::sink(), &mut audience);
+        let mut recorder = Recorder::new(&mut log);
+        let plain = Isolation::Plain("a unit test".into());
+        lab.perform(&plain, &mut recorder).expect("it shows");
+        assert_eq!(audience.sketched, 1);
+        assert!(audience.turned > 1, "for room, and before the view");
     }
 
     fn played() -> (Record, String) {

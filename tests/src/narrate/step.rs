@@ -116,6 +116,8 @@ pub enum Kind<S> {
     Observe(&'static str, Look<S, String>),
     /// The same, while nothing moves: the last is the moment that must not pass meanwhile.
     ObserveStill(&'static str, Look<S, String>, Look<S, Moment>),
+    /// Shows a text that is always the same, such as a program to read.
+    List(&'static str),
     /// Shows what no command would.
     Show(Look<S, View>),
     /// The same, while it comes into being.
@@ -227,6 +229,12 @@ impl<S: Stage> Act<S> {
         self.then(what, kind)
     }
 
+    /// Shows a text that is always the same, such as a program to read.
+    #[must_use]
+    pub fn listing(self, what: &'static str, text: &'static str) -> Self {
+        self.then(what, Kind::List(text))
+    }
+
     /// Shows what no command would.
     #[must_use]
     pub fn show(self, what: &'static str, body: impl Fn(&S) -> Result<View> + 'static) -> Self {
@@ -318,7 +326,7 @@ impl<S> fmt::Display for Step<S> {
             Kind::Observe(command, _) | Kind::ObserveStill(command, ..) => {
                 write!(f, "observe  {}{}", self.what, Typed::Shell(command))
             }
-            Kind::Show(_) => write!(f, "show     {}", self.what),
+            Kind::List(_) | Kind::Show(_) => write!(f, "show     {}", self.what),
             Kind::Measure(_) => write!(f, "measure  {}", self.what),
             Kind::Expect(it) => write!(f, "expect   {}: {}", self.what, it.expected),
         }

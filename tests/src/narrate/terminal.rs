@@ -52,6 +52,10 @@ pub struct Terminal<W> {
     redraws: bool,
     /// How many lines of what is still being made stand at the end of the page.
     sketched: usize,
+    /// How many lines fit on the screen.
+    height: usize,
+    /// How many lines nobody has been asked to read yet.
+    unread: usize,
     typed_ahead: fn() -> bool,
 }
 
@@ -66,6 +70,8 @@ impl<W: Write> Terminal<W> {
             live: false,
             redraws: false,
             sketched: 0,
+            height: usize::MAX,
+            unread: 0,
             typed_ahead: || false,
         }
     }
@@ -86,6 +92,12 @@ impl<W: Write> Terminal<W> {
             pace: Pace::Automatic(time),
             ..self
         }
+    }
+
+    /// Asks for Enter before more than this number of lines have passed by.
+    #[must_use]
+    pub fn height(self, height: usize) -> Self {
+        Self { height, ..self }
     }
 
     /// How to find out whether a line has been typed that nobody has read yet.
@@ -269,6 +281,36 @@ impl<W: Write> Terminal<W> {
         self.styled(style, &format!("{report}{left}"), 0)
     }
 
+    fn event(&mut self, event: &Event<'_>) -> io::Result<()> {
+        match event {
+            Event::Lab(lab, place) => self.lab(lab, place),
+            Event::Act(number, title) => self.act(*number, title),
+            Event::Explain(text) | Event::Read(text) => {
+                writeln!(self.out)?;
+                self.paragraph(text, 0)
+            }
+            Event::Ask(question) => self.question(question),
+            Event::Do(what, typed, text) => self.step(what, *typed, text),
+            Event::Show(what, typed, text, view) => {
+                self.step(what, *typed, text)?;
+                self.view(view)
+            }
+            Event::Try(lines) => {
+                self.step(TRY_IT, Typed::Nothing, "")?;
+                self.output(lines)
+            }
+            Event::Answer(question, choice, guess) => self.answer(question, *choice, *guess),
+            Event::Verdict(what, expected, judgement, _) => self.verdict(what, expected, judgement),
+            Event::Trouble(what, why) => self.marked(BAD, "TROUBLE", &format!("{what}: {why}")),
+            Event::End(report) => self.end(report),
+        }
+    }
+
+    /// A page like this one with nothing on it.
+    fn blank(&self) -> Terminal<Vec<u8>> {
+        Terminal::automatic(Vec::new(), self.width).full(self.full)
+    }
+
     fn rub_out_sketch(&mut self) -> io::Result<()> {
         match std::mem::take(&mut self.sketched) {
             0 => Ok(()),
@@ -297,6 +339,7 @@ impl<W: Write> Terminal<W> {
                 return Ok(None);
             }
         };
+        self.unread = 0;
         // Who pressed Enter before being asked has answered, and has moved the cursor: there is
         // nothing to show then, and nothing to rub out.
         let asked = !(self.typed_ahead)();
@@ -330,29 +373,20 @@ impl<W: Write> Terminal<W> {
 impl<W: Write> Renderer for Terminal<W> {
     fn show(&mut self, event: &Event<'_>) -> io::Result<()> {
         self.rub_out_sketch()?;
-        match event {
-            Event::Lab(lab, place) => self.lab(lab, place),
-            Event::Act(number, title) => self.act(*number, title),
-            Event::Explain(text) | Event::Read(text) => {
-                writeln!(self.out)?;
-                self.paragraph(text, 0)
-            }
-            Event::Ask(question) => self.question(question),
-            Event::Do(what, typed, text) => self.step(what, *typed, text),
-            Event::Show(what, typed, text, view) => {
-                self.step(what, *typed, text)?;
-                self.view(view)
-            }
-            Event::Try(lines) => {
-                self.step(TRY_IT, Typed::Nothing, "")?;
-                self.output(lines)
-            }
-            Event::Answer(question, choice, guess) => self.answer(question, *choice, *guess),
-            Event::Verdict(what, expected, judgement, _) => self.verdict(what, expected, judgement),
-            Event::Trouble(what, why) => self.marked(BAD, "TROUBLE", &format!("{what}: {why}")),
-            Event::End(report) => self.end(report),
-        }?;
+        let mut page = self.blank();
+        page.event(event)?;
+        self.unread += lines(&page.out);
+        self.out.write_all(&page.out)?;
         self.out.flush()
+    }
+
+    fn has_room(&self, event: &Event<'_>) -> bool {
+        // The blank line and the prompt.
+        const PROMPT: usize = 2;
+        let mut page = self.blank();
+        self.unread == 0
+            || page.event(event).is_err()
+            || self.unread + lines(&page.out) + PROMPT <= self.height
     }
 
     fn pause(&mut self) -> Result<(), Stop> {
@@ -364,11 +398,11 @@ impl<W: Write> Renderer for Terminal<W> {
         if !self.redraws {
             return Ok(());
         }
-        let mut page = Terminal::automatic(Vec::new(), self.width);
+        let mut page = self.blank();
         page.step(what, Typed::Nothing, "")?;
         page.view(view)?;
         self.rub_out_sketch()?;
-        self.sketched = String::from_utf8_lossy(&page.out).lines().count();
+        self.sketched = lines(&page.out);
         self.out.write_all(&page.out)?;
         self.out.flush()
     }
@@ -381,6 +415,7 @@ impl<W: Write> Renderer for Terminal<W> {
             return Ok(());
         }
         let end = Instant::now() + time;
+        self.unread += 1;
         write!(self.out, "{:INDENT$}", "")?;
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -412,6 +447,10 @@ impl<W: Write> Renderer for Terminal<W> {
             }
         }
     }
+}
+
+fn lines(text: &[u8]) -> usize {
+    text.split(|byte| *byte == b'\n').count() - 1
 }
 
 #[cfg(test)]
@@ -452,6 +491,21 @@ mod tests {
             assert!(page.pause().is_ok());
         }
         assert!(matches!(page.guess(&WHERE), Ok(None)));
+    }
+
+    #[test]
+    fn a_page_is_full_when_what_was_not_read_would_leave_the_screen() {
+        let mut page = page("\n").height(8);
+        let text = Event::Explain("one line");
+        assert!(page.has_room(&text));
+        for _ in 0..2 {
+            page.show(&text).expect("a vector");
+        }
+        assert!(page.has_room(&text), "4 + 2, and the prompt");
+        page.show(&text).expect("a vector");
+        assert!(!page.has_room(&text));
+        assert!(page.pause().is_ok());
+        assert!(page.has_room(&text));
     }
 
     #[test]

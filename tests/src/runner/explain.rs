@@ -131,6 +131,10 @@ impl Page {
                 self.paragraph("look", what, INDENT);
                 self.typed(*typed);
             }
+            Planned::List(what, text) => {
+                self.paragraph("look", what, INDENT);
+                self.lines(text);
+            }
             Planned::Expect {
                 what,
                 expected,
@@ -165,6 +169,11 @@ impl Page {
 
     fn commands(&mut self, lines: &str) {
         self.paragraph("try", TRY_IT, INDENT);
+        self.lines(lines);
+    }
+
+    /// As they are.
+    fn lines(&mut self, lines: &str) {
         for line in lines.lines() {
             self.line(&format!("{:LISTING$}{}", "", line.trim_end()));
         }
@@ -215,7 +224,7 @@ fn placeholders(acts: &[Box<dyn Scene>]) -> BTreeSet<String> {
         Planned::Do(what, typed) | Planned::Look(what, typed) => vec![what, typed.text()],
         Planned::Expect { what, .. } => vec![what],
         // These are shown as they are.
-        Planned::Try(_) | Planned::Ask(_) => Vec::new(),
+        Planned::Try(_) | Planned::List(..) | Planned::Ask(_) => Vec::new(),
     });
     texts
         .flat_map(names_in)

@@ -74,6 +74,10 @@ pub struct Manner {
     /// Columns of a page
     #[arg(long, value_name = "N")]
     pub width: usize,
+
+    /// Lines of it, for those who wait for Enter
+    #[arg(long, value_name = "N")]
+    pub height: usize,
 }
 
 impl Manner {
@@ -82,6 +86,7 @@ impl Manner {
         let mut args = vec![
             format!("--pause={}", self.pause),
             format!("--width={}", self.width),
+            format!("--height={}", self.height),
         ];
         let flags = [
             ("--step", self.step),
@@ -104,7 +109,9 @@ impl Manner {
         let out = AutoStream::new(stdout, colors);
         let (out, keyboard) = recorded(live.open_recording()?, out, keyboard()?);
         let page = if self.step {
-            Terminal::stepwise(out, self.width, keyboard).typed_ahead(stdin_is_readable)
+            Terminal::stepwise(out, self.width, keyboard)
+                .height(self.height)
+                .typed_ahead(stdin_is_readable)
         } else {
             let pause = Duration::from_secs_f64(self.pause);
             Terminal::automatic(out, self.width).pausing(pause)

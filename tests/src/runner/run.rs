@@ -203,13 +203,15 @@ impl Run {
     fn stagehand(&self, files: &Writing<'_>) -> Stagehand {
         let stdout = io::stdout();
         let colored = AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
+        let (width, height) = size();
         Stagehand {
             manner: Manner {
                 step: self.steps(),
                 pause: self.pause(),
                 full: self.full,
                 color: colored,
-                width: columns(),
+                width,
+                height,
             },
             plain: self.plain.then(|| "as --plain asks".into()),
             live: files.live(),
