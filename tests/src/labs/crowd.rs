@@ -18,6 +18,8 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tcpecho_common::defaults;
@@ -240,6 +242,21 @@ impl Crowd {
         self.mark(Side::Server, format!("{signal} to the child"));
         // An unreaped child's pid is nobody else's.
         kill(Pid::from_raw(child), signal).with_context(|| format!("{signal} to child {child}"))
+    }
+
+    /// Sends one thread of the server a signal, the `nth` that it has made; tgkill(2).
+    #[expect(unsafe_code)]
+    pub fn signal_thread(&mut self, nth: usize, signal: Signal) -> Result<()> {
+        let server = self.server()?.pid();
+        let threads = processes::threads(server).context("the server is gone")?;
+        let made = threads.get(nth + 1);
+        let thread = *made.context("the server has no such thread")?;
+        self.mark(Side::Server, format!("{signal} to a thread"));
+        // SAFETY: it takes three numbers. The server has not been reaped, so the first is nobody
+        // else's; and a thread of another process is not found with it.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, server, thread, signal as i32) };
+        Errno::result(sent).with_context(|| format!("{signal} to thread {thread}"))?;
+        Ok(())
     }
 
     /// Sends the `nth` client a signal.

@@ -19,7 +19,7 @@ use crate::client::ClientProcess;
 use crate::labs::cast::{Cast, begin, is_ready};
 use crate::labs::crowd::{Crowd, fate};
 use crate::labs::pair::PROMPTLY;
-use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, Unseen, View, keys, shell};
+use crate::narrate::{Act, Chapter, Lab, Names, Scene, Stage, Typed, Unseen, View, keys, shell};
 use crate::observe::processes;
 use crate::wait::eventually;
 
@@ -179,11 +179,10 @@ pub fn thread(actor: &'static str) -> Act<Two> {
 pub fn together(actors: [&'static str; 2]) -> Act<Cast> {
     let [bare, locked] = actors;
     Act::open("two threads, one variable", Cast::open)
-        .show("Each of two threads does this 100 times:", |_| {
-            Ok(View::Printed(
-                "old = test;\nusleep(1000);     /* or whatever there is to do */\ntest = old + 1;".into(),
-            ))
-        })
+        .listing(
+            "Each of two threads does this 100 times:",
+            "old = test;\nusleep(1000);     /* or whatever there is to do */\ntest = old + 1;",
+        )
         .predict(
             "test was 0. What is it when both have finished?",
             &[
@@ -237,10 +236,10 @@ pub fn dies_with_all(server: &'static str) -> Act<Crowd> {
         })
         .predict(DEATH, FATES)
         .act(
-            "A fault in the thread of the first client. (kill reaches processes only, and so does \
-             a fault.)",
-            shell("kill -KILL {server}"),
-            |c| c.signal_server(Signal::SIGKILL),
+            "A fault in the thread of the first client: the kernel sends its signal to this one \
+             thread. So do we, with tgkill (the command kill can name processes only).",
+            Typed::Nothing,
+            |c| c.signal_thread(0, Signal::SIGKILL),
         )
         .answer("the two clients", "exit status 3, exit status 3", fates)
         .explain(
@@ -469,13 +468,14 @@ impl Two {
 
     /// What `ps -L` would print.
     fn ps(&self) -> Result<String> {
-        let mut table = String::from("    PID     LWP    PPID COMMAND\n");
+        let mut table = String::from("    PID     LWP    PPID STAT COMMAND\n");
         for process in processes::tree(self.actor()?.pid()) {
             let (pid, parent, args) = (process.pid, process.ppid, process.args);
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let lwp = task?.file_name().to_string_lossy().into_owned();
+            let threads = processes::threads(pid).context("it is gone")?;
+            for thread in threads {
+                let state = processes::look(thread).context("a thread is gone")?.state;
                 // Writing to a String cannot fail.
-                let _ = writeln!(table, "{pid:>7} {lwp:>7} {parent:>7} {args}");
+                let _ = writeln!(table, "{pid:>7} {thread:>7} {parent:>7} {state:<4} {args}");
             }
         }
         Ok(table)

@@ -87,7 +87,7 @@ pub(super) fn few_stats(pid: i32, at_most: u64) -> Option<Vec<Stat>> {
             };
             waiting.extend(
                 children
-                    .split_whitespace()
+                    .split_ascii_whitespace()
                     .filter_map(|pid| pid.parse::<i32>().ok()),
             );
         }
@@ -139,7 +139,12 @@ pub fn switches(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let counts = text.lines().filter(|line| line.contains("ctxt_switches"));
     counts
-        .map(|line| line.split_whitespace().next_back()?.parse::<u64>().ok())
+        .map(|line| {
+            line.split_ascii_whitespace()
+                .next_back()?
+                .parse::<u64>()
+                .ok()
+        })
         .sum()
 }
 
@@ -151,15 +156,20 @@ pub fn voluntary_switches(pid: i32) -> Option<u64> {
     count.trim().parse().ok()
 }
 
+/// Its threads, by number, which is the order in which they were made (until the kernel's numbers
+/// begin anew); None if it has vanished.
+pub fn threads(pid: i32) -> Option<Vec<i32>> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    let mut threads: Vec<_> = entries.map(number).collect::<Option<_>>()?;
+    threads.sort_unstable();
+    Some(threads)
+}
+
 /// The states of its threads; None if it has vanished.
 pub fn states(pid: i32) -> Option<Vec<char>> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    threads
-        .map(|thread| {
-            let stat = fs::read(thread.ok()?.path().join("stat")).ok()?;
-            parse(&String::from_utf8_lossy(&stat)).map(|stat| stat.state)
-        })
-        .collect()
+    let state = |thread| stat(thread).map(|stat| stat.state);
+    threads(pid)?.into_iter().map(state).collect()
 }
 
 /// The process that traces it, such as strace; None if nobody does, or it has vanished.
@@ -205,7 +215,7 @@ pub fn memory(pid: i32) -> Option<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let bytes = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+        let kilobytes: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
         Some(kilobytes * 1024)
     };
     Some(Memory {
@@ -287,7 +297,7 @@ fn parse(line: &str) -> Option<Stat> {
     let (pid, rest) = line.split_once(" (")?;
     let (comm, rest) = rest.rsplit_once(") ")?;
     // Numbered as in the man page, from 3, the state.
-    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Stat {
         pid: pid.parse().ok()?,
