@@ -31,8 +31,8 @@ pub static LAB: Lab = Lab {
     takes: 1,
     needs: &[Need::Packets],
     about: "A busy server: a client connects, changes its mind and resets the connection, all \
-        before the server calls accept. What is accept to return? The book knows three answers. \
-        This kernel has a fourth.",
+        before the server calls accept. What is accept to return? The book knows three answers, \
+        each of another system. Which is this kernel's?",
     acts: || acts(None),
 };
 

@@ -34,8 +34,8 @@ pub static LAB: Lab = Lab {
     takes: 2,
     needs: &[Need::Packets],
     about: "Whoever kills a server sees a FIN. Sometimes it is an RST. The kernel does not toss a \
-        coin: it depends on whether bytes were waiting that nobody will read any more. And a \
-        client that has had a FIN is never told of an RST by read, whatever the book says.",
+        coin: what does it look at? And what does read tell a client that has had a FIN, and then \
+        an RST?",
     acts: || acts(true),
 };
 

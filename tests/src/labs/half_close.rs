@@ -34,9 +34,9 @@ pub static LAB: Lab = Lab {
     chapter: Chapter::Life,
     takes: 3,
     needs: &[Need::Packets],
-    about: "A FIN says: I will send nothing more. It does not say: I will read nothing more. Who \
-        has said everything but still waits for an answer must close one half only. And who \
-        closes everything: does what he sent still arrive? close does not wait to find out.",
+    about: "Who has said everything, but still waits for an answer: how does he say that nothing \
+        more will come? And who closes everything at once: does what he sent still arrive, and \
+        would he know?",
     acts: || {
         vec![
             Box::new(shut_down(HALF)),

@@ -70,11 +70,12 @@ pub fn calls(much: usize) -> Act<Ends> {
             Ok(View::Printed(format!("write = {}", e.wrote)))
         })
         .observe(
-            "Nobody has read. It is in two queues: Send-Q at this end, Recv-Q at the other.",
+            "Nobody has read. What write took is in the kernel: in the Send-Q of this end, in the \
+             Recv-Q of the other, or in both.",
             "ss -tan | grep -E 'State|:{port} '",
             Ends::ss,
         )
-        .expect("the two queues have", "what write took", Ends::queued)
+        .expect("the queues have", "what write took", Ends::queued)
         .explain(
             "So a writer needs a loop: writen. It writes the rest, and again the rest. On a \
              blocking socket the kernel does that, unless a signal interrupts it: then write \
@@ -140,8 +141,8 @@ pub fn forgetful(server: &'static str) -> Act<Slow> {
         })
         .explain(
             "While the client reads as fast as it sends, every write fits, and nobody sees the \
-             mistake. It needs a slow reader. Then write says `a part`, or EAGAIN, and the server \
-             throws the rest away.",
+             mistake. It needs a slow reader. Then write takes less than it was given, or nothing \
+             (EAGAIN), and the server throws the rest away.",
         )
 }
 

@@ -23,9 +23,8 @@ pub static LAB: Lab = Lab {
     chapter: Chapter::Signals,
     takes: 2,
     needs: &[],
-    about: "A program writes to a connection that the other side has reset. By default the kernel \
-        does not just return an error: it kills the program, without a word. Who ignores or \
-        catches the signal gets the error.",
+    about: "A program writes to a connection that the other side has reset. What does it learn? \
+        Does it live to learn it? And what if it ignores the signal, or catches it?",
     acts: || {
         vec![
             Box::new(by_default(DEFAULT)) as Box<dyn Scene>,
