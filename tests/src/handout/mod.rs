@@ -160,6 +160,8 @@ struct Editor {
     edition: Edition,
     questions: usize,
     points: usize,
+    /// The points of the acts before.
+    raised: usize,
     open: VecDeque<usize>,
     /// Has anything been seen in this act that an explanation might be about?
     seen: bool,
@@ -167,7 +169,7 @@ struct Editor {
 
 impl Editor {
     fn act<'a>(&mut self, act: &'a ActRecord) -> Vec<Item<'a>> {
-        (self.open, self.seen) = (VecDeque::new(), false);
+        (self.open, self.seen, self.raised) = (VecDeque::new(), false, self.points);
         let mut items = Vec::new();
         for entry in &act.entries {
             match (self.item(&entry.what), items.last_mut()) {
@@ -175,7 +177,23 @@ impl Editor {
                 (item, _) => items.push(item),
             }
         }
+        self.conclude(&mut items);
         items
+    }
+
+    /// In an act that compares nothing, the last words are the point to raise.
+    fn conclude(&mut self, items: &mut [Item<'_>]) {
+        if self.edition != Edition::Instructor || self.points > self.raised {
+            return;
+        }
+        let last = items.iter_mut().rev().find_map(|item| match item {
+            Item::Words(paragraphs) => paragraphs.first_mut(),
+            _ => None,
+        });
+        if let Some(paragraph) = last {
+            self.points += 1;
+            paragraph.point = Some(self.points);
+        }
     }
 
     fn item<'a>(&mut self, told: &'a Told) -> Item<'a> {
@@ -313,6 +331,7 @@ fn paragraphs(text: &str) -> impl Iterator<Item = String> {
 /// Seconds as a reader wants them: `0.4 s`, `8 s`, `3 min`.
 fn seconds(seconds: f64) -> String {
     match seconds {
+        s if s < 0.1 => "less than 0.1 s".into(),
         s if s < 9.95 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
         s => format!("{:.0} min", s / 60.0),
