@@ -17,9 +17,7 @@ pub fn command_line() -> Vec<String> {
 /// where that is the help or the version.
 pub fn explain(program: &str, error: &Error) -> Exit {
     if !error.use_stderr() {
-        // If it cannot be printed there is nobody to tell.
-        let _ = error.print();
-        return Exit::Done;
+        return printed(program, error.print());
     }
     logging::say(program, told(program, error));
     Exit::Usage
@@ -28,11 +26,11 @@ pub fn explain(program: &str, error: &Error) -> Exit {
 /// Prints what was asked for instead of being done. Nobody who reads it to its end is no error, no
 /// room for it is one.
 pub fn print(program: &str, text: &str) -> Exit {
-    let mut stdout = io::stdout();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    printed(program, io::stdout().write_all(text.as_bytes()))
+}
+
+fn printed(program: &str, written: io::Result<()>) -> Exit {
+    match written.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             let errno = calls::errno(&error);
             logging::say(program, format!("cannot write to stdout: {errno}"));

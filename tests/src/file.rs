@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::stdout::print;
 use crate::sweep;
@@ -15,9 +15,38 @@ pub fn is_stdout(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
+/// Where it is, whatever it is called: two names of one file have one place. `-` stays what it is.
+fn place(file: &Path) -> PathBuf {
+    let beside = || {
+        let parent = file.parent()?;
+        let here = parent.as_os_str().is_empty();
+        let parent = if here { Path::new(".") } else { parent };
+        Some(parent.canonicalize().ok()?.join(file.file_name()?))
+    };
+    if is_stdout(file) {
+        return file.into();
+    }
+    let there = file.canonicalize().ok();
+    there.or_else(beside).unwrap_or_else(|| file.into())
+}
+
+/// Error: which of them could not be written, and why; or which is to be written twice.
+pub fn can_all_be_written(files: &[&Path]) -> Result<()> {
+    let places: Vec<_> = files.iter().map(|file| place(file)).collect();
+    for (at, file) in files.iter().enumerate() {
+        if places[..at].contains(&places[at]) {
+            bail!("{} is to be written twice", file.display());
+        }
+        if !is_stdout(file) {
+            can_be_written(file).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Error: why it could not be written. Nothing is changed: an empty file is made beside it and taken away
 /// again.
-pub fn can_be_written(file: &Path) -> Result<()> {
+fn can_be_written(file: &Path) -> Result<()> {
     if file.as_os_str().as_bytes().ends_with(b"/") {
         bail!("that is no file");
     }
@@ -88,6 +117,16 @@ mod tests {
         assert_eq!((names, left), (1, 1));
         assert!(can_be_written(&file).is_err(), "its directory is gone");
         assert!(can_be_written(Path::new("new/")).is_err(), "a directory");
+    }
+
+    #[test]
+    fn two_names_of_one_file_have_one_place() {
+        let nothing = format!("tcpecho-nothing-{}", std::process::id());
+        let dotted = PathBuf::from(format!("./{nothing}"));
+        assert_eq!(place(Path::new(&nothing)), place(&dotted));
+        assert_ne!(place(Path::new(&nothing)), place(Path::new("other")));
+        assert_eq!(place(Path::new("/dev/./null")), Path::new("/dev/null"));
+        assert_eq!(place(Path::new("-")), Path::new("-"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::compare::terminal::{Glyphs, terminal};
 use crate::compare::workload::{self, Task};
 use crate::date::utc;
 use crate::deathwatch::DeathWatch;
-use crate::file::{can_be_written, is_stdout, write};
+use crate::file::{can_all_be_written, is_stdout, write};
 use crate::stdout::print;
 use crate::{binaries, sweep};
 
@@ -234,16 +234,10 @@ impl Compare {
     /// Files can be written where they are wanted, and stdout is wanted once.
     fn check_exports(&self) -> Result<()> {
         let exports = self.exports();
-        let files: Vec<&PathBuf> = exports.iter().filter_map(|(file, _)| *file).collect();
-        for (at, file) in files.iter().enumerate() {
-            if files[..at].contains(file) {
-                bail!("{} is to be written twice", file.display());
-            }
-            if !is_stdout(file) {
-                can_be_written(file).with_context(|| format!("cannot write {}", file.display()))?;
-            }
-        }
-        Ok(())
+        let files = exports
+            .iter()
+            .filter_map(|(file, _)| file.map(PathBuf::as_path));
+        can_all_be_written(&files.collect::<Vec<_>>())
     }
 
     /// Is stdout somebody's export?

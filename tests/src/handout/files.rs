@@ -51,16 +51,7 @@ impl Files {
         let files = [&self.transcript, &self.cast, &self.pcap, &self.json];
         let files = files.into_iter().flatten().map(PathBuf::as_path);
         let files: Vec<&Path> = files.chain(self.pages.files()).collect();
-        for (at, file) in files.iter().enumerate() {
-            if files[..at].contains(file) {
-                bail!("{} is to be written twice", file.display());
-            }
-            if file::is_stdout(file) {
-                continue;
-            }
-            let possible = file::can_be_written(file);
-            possible.with_context(|| format!("cannot write {}", file.display()))?;
-        }
+        file::can_all_be_written(&files)?;
         if files.iter().any(|file| file::is_stdout(file)) && !self.have_stdout() {
             bail!("only --json, --html and --markdown can be written to stdout");
         }

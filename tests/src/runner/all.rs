@@ -44,12 +44,14 @@ pub fn side_by_side(
     let queue = Queue::of(labs);
     thread::scope(|scope| {
         let (events, heard) = mpsc::channel();
-        for _ in 0..jobs.clamp(1, labs.len().max(1)) {
+        let begun = (0..jobs.clamp(1, labs.len().max(1))).try_for_each(|_| {
             let (queue, events) = (&queue, events.clone());
-            scope.spawn(move || queue.perform(stagehand, labs, &events));
-        }
+            let perform = move || queue.perform(stagehand, labs, &events);
+            let performer = thread::Builder::new().spawn_scoped(scope, perform);
+            performer.map(drop).context("start a thread")
+        });
         drop(events);
-        let told = Telling::new(labs, tell).listen(&heard);
+        let told = begun.and_then(|()| Telling::new(labs, tell).listen(&heard));
         if told.is_err() {
             queue.close();
             // Until nobody performs any more, not even what was being started.

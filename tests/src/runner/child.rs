@@ -238,9 +238,10 @@ fn hand_down(command: &mut Command, fd: OwnedFd) {
     }
 }
 
-/// How a process ended that has left no record. If by a signal that is meant for all of us, we follow.
+/// How a process ended that has left no record. If by a signal that is meant for all of us, or by our
+/// own hand after such a signal, we follow.
 fn early(status: ExitStatus) -> String {
-    if let Some(signal) = killed_from_outside(status) {
+    if let Some(signal) = killed_from_outside(status).or_else(sweep::interrupted) {
         sweep::follow(signal);
     }
     format!("it ended early: {status}")

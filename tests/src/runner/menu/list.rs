@@ -223,8 +223,9 @@ impl List {
         lines.push(paint.line(QUIET, &self.remark()));
         lines.push(paint.keys(&[
             ("Enter", "perform"),
-            ("Space", "explain"),
+            // Where there is no room for all of them, this one must be there.
             ("q", "leave"),
+            ("Space", "explain"),
             ("arrows, number", "choose"),
             ("/", "search"),
         ]));
