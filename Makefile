@@ -30,8 +30,8 @@ check: cargo ## formatting, lints, documentation: no warning passes
 .PHONY: test
 test: cargo ## all tests; TCPECHO_STRICT=1 turns every skip into a failure
 	$(CARGO) build --workspace --bins --locked
-	@# Most of a test is waiting: two for each processor.
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} $(CARGO) test --workspace --locked --no-fail-fast
+	@# Most of a test is waiting: three for each processor.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((3 * $$(nproc)))} $(CARGO) test --workspace --locked --no-fail-fast
 
 .PHONY: test-outside
 test-outside: cargo ## tests with other people's programs: ncat, nc, socat, inetd, systemd ... (installs nothing)

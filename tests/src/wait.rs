@@ -1,12 +1,15 @@
 //! Waiting for a condition, never for a duration.
 //!
-//! The probe is asked after 0, 1, 3, 7 ... ms, later every 20 ms: what happens at once costs
-//! nothing, and who waits long costs the machine no more than 50 looks a second.
+//! The probe is asked again when the wait has grown by a tenth, and at least ten times a second: what
+//! happens at once costs nothing, and who waits long leaves the machine to those he waits for.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+
+/// Between two looks: at least, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Asks `probe` until it has an answer. The error names `what` and the deadline.
 pub fn eventually<T>(
@@ -14,8 +17,8 @@ pub fn eventually<T>(
     deadline: Duration,
     mut probe: impl FnMut() -> Option<T>,
 ) -> anyhow::Result<T> {
-    let end = Instant::now() + deadline;
-    let mut pause = Duration::from_millis(1);
+    let began = Instant::now();
+    let end = began + deadline;
     loop {
         // The clock is read first: a probe that was late to run still counts.
         let last = Instant::now() >= end;
@@ -25,8 +28,8 @@ pub fn eventually<T>(
         if last {
             bail!("not within {deadline:?}: {what}");
         }
+        let pause = (began.elapsed() / 10).clamp(PAUSE.0, PAUSE.1);
         sleep(pause.min(end.saturating_duration_since(Instant::now())));
-        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 

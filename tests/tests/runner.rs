@@ -311,21 +311,31 @@ fn a_job_that_is_killed_takes_everything_along() -> Result<()> {
 }
 
 #[test]
-fn whatever_is_interrupted_has_cleared_away_when_it_ends() -> Result<()> {
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        at_any_moment(
-            |lab| {
-                lab.signal_group(signal).or(gone(lab))?;
-                let status = lab.wait(SOON)?;
-                let by = status.signal();
-                ensure!(by == Some(signal as i32) || status.success(), "{status}");
-                Ok(())
-            },
-            true,
-        )
-        .with_context(|| signal.to_string())?;
-    }
-    Ok(())
+fn who_is_interrupted_has_cleared_away_when_it_ends() -> Result<()> {
+    has_cleared_away_when_ended_by(Signal::SIGINT)
+}
+
+#[test]
+fn who_is_terminated_has_cleared_away_when_it_ends() -> Result<()> {
+    has_cleared_away_when_ended_by(Signal::SIGTERM)
+}
+
+#[test]
+fn who_loses_the_terminal_has_cleared_away_when_it_ends() -> Result<()> {
+    has_cleared_away_when_ended_by(Signal::SIGHUP)
+}
+
+fn has_cleared_away_when_ended_by(signal: Signal) -> Result<()> {
+    at_any_moment(
+        |lab| {
+            lab.signal_group(signal).or(gone(lab))?;
+            let status = lab.wait(SOON)?;
+            let by = status.signal();
+            ensure!(by == Some(signal as i32) || status.success(), "{status}");
+            Ok(())
+        },
+        true,
+    )
 }
 
 /// It may have ended by itself.

@@ -203,7 +203,7 @@ pub fn shares(root: i32) -> HashMap<i32, Share> {
 
 /// The first two of three numbers, in nanoseconds.
 fn shared(schedstat: &str) -> Option<(Duration, Duration)> {
-    let mut numbers = schedstat.split_whitespace().map(str::parse::<u64>);
+    let mut numbers = schedstat.split_ascii_whitespace().map(str::parse::<u64>);
     let mut time = || Some(Duration::from_nanos(numbers.next()?.ok()?));
     Some((time()?, time()?))
 }

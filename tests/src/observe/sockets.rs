@@ -149,7 +149,7 @@ fn shown(address: SocketAddr) -> String {
 
 /// A line of the table: number, local, remote, state, queues, four things we do not show, inode.
 fn parse(line: &str) -> Option<Socket> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (send_q, recv_q) = fields.get(4)?.split_once(':')?;
     Some(Socket {
         local: address(fields.get(1)?)?,

@@ -1,19 +1,17 @@
 //! The verdicts of the labs about waiting and I/O can fail: each act is performed with a program
 //! that does not do what the act expects, and must say so.
 
-#[path = "common/red.rs"]
-mod red;
-
 use std::net::Shutdown;
 
 use anyhow::Result;
-use red::red;
 use tcpecho_lab::labs::{
     self, nagle, one_stalls_all, pools, reference_counts, second_client, select_limit, short_write,
     stdio_trap,
 };
 use tcpecho_lab::narrate::Scene;
 use tcpecho_lab::netns::{self, Isolation};
+
+use crate::red::{self, red};
 
 red! {
     second_client {
@@ -84,7 +82,7 @@ red! {
 /// In a process of its own: nobody else has descriptor 500 there.
 #[test]
 fn select_limit_with_a_descriptor_that_fits() -> Result<()> {
-    netns::test("select_limit_with_a_descriptor_that_fits", || {
+    netns::test("io::select_limit_with_a_descriptor_that_fits", || {
         let acts = || vec![Box::new(select_limit::beyond(500)) as Box<dyn Scene>];
         let first = "the variable behind the set should have been 1001, but was 1000";
         red::differs(&select_limit::LAB, &(acts, first), &Isolation::Namespaces)

@@ -1,10 +1,11 @@
 //! Shows that a lab can fail: performs its acts with something else than they expect.
 
+use std::io;
 use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result, ensure};
 use tcpecho_lab::narrate::quiet::Quiet;
-use tcpecho_lab::narrate::{Lab, Scene};
+use tcpecho_lab::narrate::{Event, Judgement, Lab, Renderer, Scene, Stop};
 use tcpecho_lab::netns::Isolation;
 
 /// Acts, and what of them is different first.
@@ -24,19 +25,45 @@ pub fn all_differ(lab: &Lab, cases: &[Case]) -> Result<()> {
     })
 }
 
-/// Performs acts of a lab in this place.
+/// Performs acts of a lab in this place, until something differs.
 pub fn differs(lab: &Lab, (acts, first): &Case, place: &Isolation) -> Result<()> {
-    let mut quiet = Quiet::new();
+    let mut critic = Critic::default();
     let report = Lab {
         acts: *acts,
         ..*lab
     }
-    .perform(place, &mut quiet)?;
-    let transcript = quiet.transcript();
+    .perform(place, &mut critic)?;
+    let transcript = critic.seen.transcript();
     ensure!(!report.passed(false), "nothing differs:\n{transcript}");
     let difference = report.differences.first().context("no difference")?;
     ensure!(difference.contains(first), "{difference}\n{transcript}");
     Ok(())
+}
+
+/// Leaves as soon as something differs: what follows mostly differs as well, and is waited for.
+#[derive(Default)]
+struct Critic {
+    seen: Quiet,
+    has_enough: bool,
+}
+
+impl Renderer for Critic {
+    fn show(&mut self, event: &Event<'_>) -> io::Result<()> {
+        let differs = matches!(event, Event::Verdict(_, _, Judgement::Different(..), _));
+        self.has_enough |= differs;
+        self.seen.show(event)
+    }
+
+    fn has_room(&self, _: &Event<'_>) -> bool {
+        !self.has_enough
+    }
+
+    fn pause(&mut self) -> Result<(), Stop> {
+        if self.has_enough {
+            return Err(Stop::Quit);
+        }
+        Ok(())
+    }
 }
 
 /// `lab { act => "what is different first"; ... }`: a test for each lab.

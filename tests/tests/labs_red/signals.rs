@@ -2,13 +2,11 @@
 //! not do what the act expects, and must say so. On plain loopback, where everything but packets
 //! is seen as well.
 
-#[path = "common/red.rs"]
-mod red;
-
 use anyhow::Result;
-use red::red;
 use tcpecho_lab::labs::{self, dispositions, eintr, one_wait, sigpipe, wait3, zombies};
 use tcpecho_lab::narrate::Scene;
+
+use crate::red::{self, red};
 
 const ALIVE: &str = "tcpechod --model fork --sigpipe ignore --bind 127.0.0.1 {port}";
 const IGNORED: &str =

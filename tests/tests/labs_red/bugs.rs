@@ -1,13 +1,11 @@
 //! The verdicts of `find-the-bug` can fail: each act is performed with a program that does not make
 //! the listing's mistake, and must say so.
 
-#[path = "common/red.rs"]
-mod red;
-
 use anyhow::Result;
-use red::red;
 use tcpecho_lab::labs::{self, find_the_bug};
 use tcpecho_lab::narrate::Scene;
+
+use crate::red::{self, red};
 
 red! {
     find_the_bug {

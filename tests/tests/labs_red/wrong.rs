@@ -14,7 +14,7 @@ use tcpecho_lab::netns::{self, Isolation};
 
 /// Performs the lab with these acts in namespaces; it must find that `what` differs.
 fn differs(test: &str, lab: &Lab, acts: fn() -> Vec<Box<dyn Scene>>, what: &str) -> Result<()> {
-    netns::test(test, || {
+    netns::test(&format!("wrong::{test}"), || {
         let mut quiet = Quiet::new();
         let lab = Lab { acts, ..*lab };
         let report = lab.perform(&Isolation::Namespaces, &mut quiet)?;

@@ -1,14 +1,12 @@
 //! The verdicts of the labs about the models and their queues can fail: each act is performed with a
 //! program that does not do what the act expects, and must say so.
 
-#[path = "common/red.rs"]
-mod red;
-
 use anyhow::Result;
-use red::red;
 use tcpecho_lab::labs::{self, backlog, edge_trigger, idle_cost};
 use tcpecho_lab::narrate::Scene;
 use tcpecho_lab::netns::{self, Isolation};
+
+use crate::red::{self, red};
 
 /// Enough for poll to be found out, and quickly there.
 const SILENT: usize = 1000;
@@ -55,7 +53,7 @@ fn backlog_with_another_setting() -> Result<()> {
             "should have been gone / gone, but was SYN-RECV / ESTAB",
         ),
     ];
-    netns::test("backlog_with_another_setting", || {
+    netns::test("models::backlog_with_another_setting", || {
         let differs = |case| red::differs(&backlog::LAB, case, &Isolation::Namespaces);
         CASES.iter().try_for_each(differs)
     })

@@ -1,13 +1,11 @@
 //! The verdicts of the labs about who has what (memory, descriptors, a connection, an error) can fail:
 //! each act is performed with a program that does not do what the act expects, and must say so.
 
-#[path = "common/red.rs"]
-mod red;
-
 use anyhow::Result;
-use red::red;
 use tcpecho_lab::labs::{self, fin_or_reset, inetd, processes_and_threads};
 use tcpecho_lab::narrate::Scene;
+
+use crate::red::{self, red};
 
 red! {
     processes_and_threads {
