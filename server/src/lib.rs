@@ -26,6 +26,7 @@ pub mod manager;
 pub mod models;
 pub mod poller;
 pub mod pool;
+pub mod run_queue;
 pub mod signals;
 pub mod socket;
 pub mod spin;

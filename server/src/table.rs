@@ -3,7 +3,6 @@
 //! How the loop waits is its own business. It is told of every change of what a connection waits
 //! for ([`InterestList`]), and says here which connection is ready.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,6 +17,7 @@ use crate::cli::Config;
 use crate::conn::{EchoConn, Shared, Turn, Wants};
 use crate::counters::{Counters, Tally};
 use crate::end::End;
+use crate::run_queue::RunQueue;
 use crate::{signals, socket};
 
 /// A connection is idle when this many ticks in a row have passed without a byte.
@@ -74,7 +74,7 @@ pub struct Table<I> {
     connections: Slab<Connection>,
     generation: u32,
     /// Connections that had more to do than one turn allows.
-    run_queue: VecDeque<Key>,
+    run_queue: RunQueue,
     /// Whose turn it is.
     in_hand: Option<Key>,
     /// Has a connection been closed since somebody asked?
@@ -97,7 +97,7 @@ impl<I: InterestList> Table<I> {
             interest,
             connections: Slab::new(),
             generation: 0,
-            run_queue: VecDeque::new(),
+            run_queue: RunQueue::default(),
             in_hand: None,
             made_room: false,
             shared: Shared::new(config.mistake),
@@ -173,11 +173,11 @@ impl<I: InterestList> Table<I> {
         self.turn(key);
     }
 
-    /// One turn for each that is queued by now; who needs more comes again after the next wait,
+    /// As many turns as connections are queued by now; who needs more comes again after the next wait,
     /// which takes no time.
     pub fn run_queued(&mut self) {
         for _ in 0..self.run_queue.len() {
-            let Some(key) = self.run_queue.pop_front() else {
+            let Some(key) = self.run_queue.pop() else {
                 return;
             };
             if let Some(connection) = find(&mut self.connections, key) {
@@ -213,7 +213,7 @@ impl<I: InterestList> Table<I> {
             Turn::Wait(wants) => self.interest.change(key, stream, wants),
             Turn::Again => {
                 connection.queued = true;
-                self.run_queue.push_back(key);
+                self.run_queue.push(key);
             }
             Turn::Done(end) => self.close(key, end),
         }
