@@ -129,7 +129,7 @@ pub fn queue(server: &'static str) -> Act<Crowd> {
 
 /// Two who find the queue full: one waits, one gives up.
 pub fn full(server: &'static str) -> Act<Crowd> {
-    Act::open("no room: the SYN is dropped", Crowd::open)
+    Act::open("no room", Crowd::open)
         .act(
             "The same again: the server stopped, three in its queue, a line from each.",
             shell(server),
@@ -496,6 +496,10 @@ impl Overflow {
         let first = packets.first().context("it has sent nothing")?.at;
         let mut ladder = Ladder::new(first)
             .remark("Time 0 is the first SYN. In brackets: the state of a socket when it was looked at.")
+            .remark(
+                "Packets are seen in front of the filter: a SYN,ACK that no ACK follows was thrown away \
+                 at the client's socket.",
+            )
             .packets(client, &packets);
         for (at, side, what) in &self.marks {
             ladder = ladder.note(*at, *side, what.clone());

@@ -21,7 +21,7 @@ use crate::wait::eventually;
 pub static LAB: Lab = Lab {
     name: "dispositions",
     title: "Catch, ignore, default: what becomes of a signal",
-    sections: "5.8",
+    sections: "5.8, 25.2",
     chapter: Chapter::Signals,
     takes: 1,
     needs: &[],

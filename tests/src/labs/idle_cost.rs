@@ -121,7 +121,8 @@ pub fn measured(servers: [&'static str; 3], most: usize) -> Act<Rack> {
     .explain(
         "select and poll are told in each call whom to wait for. The kernel asks each of those \
          sockets: is there something? It asks before it sleeps, and once more when it has been \
-         woken up. Twice as many sockets, twice as many questions. Nearly all answers are no.\n\n\
+         woken up. Twice as many sockets, twice as many questions: at least twice the time. Nearly all \
+         answers are no.\n\n\
          epoll is told once, when a client comes (epoll_ctl). The kernel leaves a note at the \
          socket. When something arrives there, the socket puts itself on a list. epoll_wait only \
          looks at that list: one entry, however many are silent.\n\n\

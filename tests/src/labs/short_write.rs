@@ -23,14 +23,14 @@ use crate::wait::eventually;
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "short-write",
-    title: "write takes less than it was given",
+    title: "write and read: how much do they move?",
     sections: "3.9, 26.5",
     chapter: Chapter::InputOutput,
     takes: 1,
     needs: &[],
-    about: "read and write on a socket may move fewer bytes than they were asked for, and that is \
-        no error. When does it happen? What becomes of a program that does not look at what they \
-        return? And what is wrong with the buffer of the textbook's readline?",
+    about: "A program asks write to send 100 MB, and read to fetch 10 bytes. When do they come back, \
+        and what have they done? What becomes of a program that does not look at what they return? \
+        And what is wrong with the buffer of the textbook's readline?",
     acts: || {
         vec![
             Box::new(calls(MUCH)) as Box<dyn Scene>,
@@ -148,42 +148,39 @@ pub fn forgetful(server: &'static str) -> Act<Slow> {
 
 /// A server whose threads share a buffer.
 pub fn mixed(server: &'static str) -> Act<Crowd> {
-    Act::open(
-        "a buffer that all connections share",
-        Crowd::open_unrecorded,
-    )
-    .server("A server with threads, and one static buffer.", server)
-    .predict(
-        "One client sends only a, another only b, at the same time. What do they get back?",
-        &[
-            ("their own bytes", "each its own bytes: the sockets differ"),
-            ("each other's bytes", "sooner or later, bytes of the other"),
-        ],
-    )
-    .answer("they get", "each other's bytes", |c| {
-        let foreign = swap(c.server()?.address())?;
-        Ok(if foreign {
-            "each other's bytes"
-        } else {
-            "their own bytes"
+    Act::open("a static buffer", Crowd::open_unrecorded)
+        .server("A server with threads, and one static buffer.", server)
+        .predict(
+            "One client sends only a, another only b, at the same time. What do they get back?",
+            &[
+                ("their own bytes", "each its own bytes: the sockets differ"),
+                ("each other's bytes", "sooner or later, bytes of the other"),
+            ],
+        )
+        .answer("they get", "each other's bytes", |c| {
+            let foreign = swap(c.server()?.address())?;
+            Ok(if foreign {
+                "each other's bytes"
+            } else {
+                "their own bytes"
+            })
         })
-    })
-    .explain(
-        "The book (3.9) gives readline a static buffer, for speed, and says itself (26.5) that \
+        .explain(
+            "The book (3.9) gives readline a static buffer, for speed, and says itself (26.5) that \
              this is for one thread and one descriptor: whoever reads two descriptors in turn, or \
              has threads, mixes them. Its cure is a buffer for each thread or connection. This \
              system: the same.\n\n\
              Verdict: look at what read and write return; and keep what is left over where the \
              connection is kept.",
-    )
-    .try_it(
-        "1$ tcpechod --mistake short-write\n\
+        )
+        .try_it(
+            "1$ tcpechod --mistake short-write\n\
          2$ head -c 16M /dev/zero | tcpecho --read-rate 4M localhost | wc -c\n\
          1> ^C\n\
          1$ tcpechod\n\
          2$ head -c 16M /dev/zero | tcpecho --read-rate 4M localhost | wc -c",
-    )
-    .read("Read: UNP 3.9, 26.5; write(2), RETURN VALUE; read(2); pipe(7).")
+        )
+        .read("Read: UNP 3.9, 26.5; write(2), RETURN VALUE; read(2); pipe(7).")
 }
 
 /// Both ends of a connection, and what the last calls returned.

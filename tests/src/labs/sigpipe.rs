@@ -18,7 +18,7 @@ use crate::observe::calls::CallRecord;
 /// See the module's head.
 pub static LAB: Lab = Lab {
     name: "sigpipe",
-    title: "Writing to nobody: the signal that kills silently",
+    title: "Writing to a connection that is no more",
     sections: "5.13",
     chapter: Chapter::Signals,
     takes: 2,
@@ -200,9 +200,9 @@ pub fn rst_alone(server: &'static str) -> Act<Crowd> {
             Ok(in_words(&moved(c)?))
         })
         .explain(
-            "No SIGPIPE: the first call after an RST that comes out of the blue fails with \
-             ECONNRESET, also a write. Only the next one would raise the signal. After a FIN the \
-             RST is remembered as EPIPE.\n\n\
+            "No SIGPIPE. What had arrived before the RST can still be read. The first call after \
+             that fails with ECONNRESET, if the RST comes out of the blue: here the write. Only the \
+             next one would raise the signal. After a FIN the RST is remembered as EPIPE.\n\n\
              The book (5.13) has only the first case. Verdict: SIGPIPE is not the only news of a \
              reset. Ignore it, look at what write returns, and expect both errors.",
         )

@@ -562,10 +562,21 @@ impl Columns {
         rows
     }
 
+    /// Where a label leaves no shaft, it does without the ACK that every segment but the first carries.
     fn arrow(&self, label: &str, from: Side) -> String {
         let rung = self.rung - 1;
+        let leaves_none = |label: &str| label.len() + " - ".len() > rung;
+        let mut label = label.to_owned();
+        if leaves_none(&label) {
+            label = label.replacen(",ACK ", " ", 1);
+        }
+        if leaves_none(&label) {
+            label = label.replacen("ACK seq", "seq", 1);
+        }
         match from {
             Side::Client => format!("|{:-^rung$}>|", format!(" {label} ")),
+            // The one dash that is left belongs to the head.
+            Side::Server if label.len() + " - ".len() == rung => format!("|<- {label} |"),
             Side::Server => format!("|<{:-^rung$}|", format!(" {label} ")),
         }
     }
@@ -600,6 +611,18 @@ mod tests {
 
     fn rung(ladder: Ladder, at: u64, side: Side, label: &str) -> Ladder {
         ladder.rung(at, side, label)
+    }
+
+    #[test]
+    fn a_long_label_leaves_the_rails_where_they_are() {
+        let columns = Columns::within(80);
+        for (label, shown) in [
+            ("PSH,ACK seq=2897 len=1200", "|<- PSH seq=2897 len=1200 |"),
+            ("ACK seq=1449 len=1448", "|<- ACK seq=1449 len=1448 |"),
+            ("ACK seq=144900 len=65483", "|<- seq=144900 len=65483 -|"),
+        ] {
+            assert_eq!(columns.arrow(label, Side::Server), shown);
+        }
     }
 
     #[test]

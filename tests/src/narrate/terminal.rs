@@ -28,6 +28,8 @@ pub(crate) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
 const RUB_OUT: &str = "\x1b[1A\x1b[2K\r";
 /// Clears everything from here on.
 const RUB_REST: &str = "\x1b[J";
+/// The lines of a prompt: a blank one, and itself.
+const PROMPT: usize = 2;
 /// Where what was typed and what came out begins.
 const INDENT: usize = 4;
 
@@ -37,6 +39,8 @@ enum Pace {
     Automatic(Duration),
     /// When somebody presses Enter.
     Stepwise(Box<dyn BufRead>),
+    /// No more: the audience has left in the middle of something.
+    Over,
 }
 
 /// A page of a certain width that is written from top to bottom.
@@ -311,6 +315,27 @@ impl<W: Write> Terminal<W> {
         Terminal::automatic(Vec::new(), self.width).full(self.full)
     }
 
+    /// What is higher than the screen is shown screen by screen.
+    fn screens(&mut self, text: &[u8]) -> io::Result<()> {
+        let screen = self.height.saturating_sub(PROMPT).max(1);
+        let lines: Vec<_> = text.split_inclusive(|byte| *byte == b'\n').collect();
+        for (i, lines) in lines.chunks(screen).enumerate() {
+            if i > 0 {
+                match self.prompt("[Enter] more   [s Enter] no more pauses   [q Enter] quit") {
+                    Ok(_) => {}
+                    Err(Stop::Output(error)) => return Err(error),
+                    Err(Stop::Quit | Stop::Trouble) => {
+                        self.pace = Pace::Over;
+                        return Ok(());
+                    }
+                }
+            }
+            self.unread += lines.len();
+            self.out.write_all(&lines.concat())?;
+        }
+        self.out.flush()
+    }
+
     fn rub_out_sketch(&mut self) -> io::Result<()> {
         match std::mem::take(&mut self.sketched) {
             0 => Ok(()),
@@ -338,6 +363,7 @@ impl<W: Write> Terminal<W> {
                 sleep(*time);
                 return Ok(None);
             }
+            Pace::Over => return Err(Stop::Quit),
         };
         self.unread = 0;
         // Who pressed Enter before being asked has answered, and has moved the cursor: there is
@@ -375,14 +401,10 @@ impl<W: Write> Renderer for Terminal<W> {
         self.rub_out_sketch()?;
         let mut page = self.blank();
         page.event(event)?;
-        self.unread += lines(&page.out);
-        self.out.write_all(&page.out)?;
-        self.out.flush()
+        self.screens(&page.out)
     }
 
     fn has_room(&self, event: &Event<'_>) -> bool {
-        // The blank line and the prompt.
-        const PROMPT: usize = 2;
         let mut page = self.blank();
         self.unread == 0
             || page.event(event).is_err()
@@ -506,6 +528,26 @@ mod tests {
         assert!(!page.has_room(&text));
         assert!(page.pause().is_ok());
         assert!(page.has_room(&text));
+    }
+
+    #[test]
+    fn what_is_higher_than_the_screen_is_shown_screen_by_screen() {
+        let view = View::Printed("1\n2\n3\n4\n5\n6\n7\n8\n9\n".into());
+        let shown = Event::Show("Look.", Typed::Nothing, "", &view);
+        let mut turned = page("\n\n").height(7);
+        turned.show(&shown).expect("a vector");
+        let text = String::from_utf8_lossy(turned.written()).into_owned();
+        assert_eq!(text.matches("[Enter] more").count(), 2, "{text}");
+        assert!(text.contains("    3\n\n[Enter] more"), "{text}");
+        assert!(text.ends_with("    9\n"), "{text}");
+        assert!(turned.pause().is_err(), "no more input");
+
+        let mut left = page("q\n\n").height(7);
+        left.show(&shown).expect("a vector");
+        let text = String::from_utf8_lossy(left.written()).into_owned();
+        assert!(!text.contains("    4\n"), "{text}");
+        assert!(matches!(left.pause(), Err(Stop::Quit)));
+        assert!(matches!(left.guess(&WHERE), Err(Stop::Quit)));
     }
 
     #[test]
