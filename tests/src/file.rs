@@ -6,16 +6,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::stdout::print;
 use crate::sweep;
+
+/// From now on a file that may not grow (setrlimit(2), `RLIMIT_FSIZE`) is an error, EFBIG, and not the
+/// end of this process, which would leave it behind half written. What we start is not concerned: a
+/// handler, unlike a signal that is ignored, is not handed down.
+#[expect(unsafe_code)]
+pub fn outgrow_limits() -> Result<()> {
+    extern "C" fn go_on(_: i32) {}
+    let handler = SigHandler::Handler(go_on);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGXFSZ, &action) }.context("sigaction SIGXFSZ")?;
+    Ok(())
+}
 
 /// Is it `-`, which means stdout?
 pub fn is_stdout(file: &Path) -> bool {
     file.as_os_str() == "-"
 }
 
-/// Where it is, whatever it is called: two names of one file have one place. `-` stays what it is.
+/// Where it is, whatever it is called: two names of one file have one place.
 fn place(file: &Path) -> PathBuf {
     let beside = || {
         let parent = file.parent()?;
@@ -23,10 +37,12 @@ fn place(file: &Path) -> PathBuf {
         let parent = if here { Path::new(".") } else { parent };
         Some(parent.canonicalize().ok()?.join(file.file_name()?))
     };
-    if is_stdout(file) {
-        return file.into();
-    }
-    let there = file.canonicalize().ok();
+    let opened = if is_stdout(file) {
+        Path::new("/dev/stdout")
+    } else {
+        file
+    };
+    let there = opened.canonicalize().ok();
     there.or_else(beside).unwrap_or_else(|| file.into())
 }
 
@@ -126,7 +142,6 @@ mod tests {
         assert_eq!(place(Path::new(&nothing)), place(&dotted));
         assert_ne!(place(Path::new(&nothing)), place(Path::new("other")));
         assert_eq!(place(Path::new("/dev/./null")), Path::new("/dev/null"));
-        assert_eq!(place(Path::new("-")), Path::new("-"));
     }
 
     #[test]

@@ -243,7 +243,12 @@ fn without_a_terminal_there_is_help_a_list_or_what_was_asked_for() -> Result<()>
 
 #[test]
 fn a_signal_ends_it_and_the_terminal_is_as_before() -> Result<()> {
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+    ] {
         let menu = opened(menu(80, 24))?;
         menu.signal(signal)?;
         let status = menu.wait(SOON)?;

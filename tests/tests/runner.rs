@@ -9,7 +9,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tcpecho_lab::binaries;
 use tcpecho_lab::chance::Chance;
 use tcpecho_lab::client::{Client, ClientProcess};
@@ -303,6 +304,62 @@ fn at_any_moment(what: impl Fn(&ClientProcess) -> Result<()>, promptly: bool) ->
 #[test]
 fn a_runner_that_is_killed_takes_everything_along() -> Result<()> {
     at_any_moment(|lab| lab.signal(Signal::SIGKILL).or(gone(lab)), false)
+}
+
+#[test]
+fn who_performs_and_is_killed_is_missed() -> Result<()> {
+    let lab = lab("run second-client --auto=1")?.start()?;
+    let performer = eventually("a performer that has begun", SOON, || {
+        let tree = processes::tree(lab.pid());
+        let performs = |p: &&processes::Process| p.args.contains(" perform second-client");
+        let begun = tree.iter().any(|p| p.comm == "tcpechod");
+        tree.iter().rfind(performs).map(|p| p.pid).filter(|_| begun)
+    })?;
+    kill(Pid::from_raw(performer), Signal::SIGKILL)?;
+    let status = lab.wait(SOON)?;
+    let said = lab.stderr();
+    ensure!(status.code() == Some(1), "{status}: {said}");
+    ensure!(said.contains("but it ended early"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_leaves_nothing() -> Result<()> {
+    let scratch = Scratch::new("small")?;
+    let directory = binaries::directory()?.context("a directory with the programs")?;
+    let page = scratch.0.join("page.html");
+    let script = format!(
+        "ulimit -f 1; exec {LAB} run second-client --auto=0 --quiet --html {}",
+        page.display()
+    );
+    let lab = Client::plain("sh", ["-c", &script]).env(binaries::DIRECTORY, directory);
+    let lab = lab.start()?;
+    let status = lab.wait(AT_LAST)?;
+    let said = lab.stderr();
+    ensure!(status.code() == Some(1), "{status}: {said}");
+    let expected = format!("cannot write {}: EFBIG", page.display());
+    ensure!(said.contains(&expected), "{said}");
+    let left = fs::read_dir(&scratch.0)?.count();
+    ensure!(left == 0, "{left} files are left");
+    Ok(())
+}
+
+#[test]
+fn two_reports_to_one_file_by_two_names_are_refused() -> Result<()> {
+    let scratch = Scratch::new("names")?;
+    let file = scratch.0.join("out");
+    let directory = binaries::directory()?.context("a directory with the programs")?;
+    let script = format!(
+        "exec {LAB} run second-client --auto=0 --html - --markdown /dev/stdout >{}",
+        file.display()
+    );
+    let lab = Client::plain("sh", ["-c", &script]).env(binaries::DIRECTORY, directory);
+    let lab = lab.start()?;
+    let status = lab.wait(SOON)?;
+    let said = lab.stderr();
+    ensure!(status.code() == Some(2), "{status}: {said}");
+    ensure!(said.contains("is to be written twice"), "{said}");
+    Ok(())
 }
 
 #[test]

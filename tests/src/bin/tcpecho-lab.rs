@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tcpecho_common::{Exit, Model, logging, usage};
+use tcpecho_common::{Exit, Model, calls, logging, usage};
 use tcpecho_lab::actors;
 use tcpecho_lab::compare::cli::{self, Compare};
+use tcpecho_lab::file;
 use tcpecho_lab::handout::book::Book;
 use tcpecho_lab::labs;
 use tcpecho_lab::runner::doctor;
@@ -118,6 +119,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return explained(&error).into(),
     };
+    if let Err(error) = file::outgrow_limits() {
+        logging::say("tcpecho-lab", in_words(&error));
+    }
     let result = match cli.command {
         None if menu::is_watched() => Menu::default().run(),
         None => teach(),
@@ -140,7 +144,7 @@ fn main() -> ExitCode {
         if is_broken_pipe(&error) {
             return Exit::Done.into();
         }
-        let _ = writeln!(anstream::stderr(), "tcpecho-lab: {error:#}");
+        let _ = writeln!(anstream::stderr(), "tcpecho-lab: {}", in_words(&error));
         Exit::Failed.into()
     })
 }
@@ -210,6 +214,28 @@ impl Soak {
     }
 }
 
+/// What was tried, and the errno by its name.
+fn in_words(error: &anyhow::Error) -> String {
+    let errno = |cause: &io::Error| cause.raw_os_error().map(|_| calls::errno(cause));
+    let cause = |cause: &(dyn std::error::Error + 'static)| {
+        let errno = cause.downcast_ref().and_then(errno);
+        errno.map_or_else(|| cause.to_string(), |errno| errno.to_string())
+    };
+    let words: Vec<_> = error.chain().map(cause).collect();
+    let full = |error: &io::Error| {
+        use io::ErrorKind::{FileTooLarge, StorageFull};
+        matches!(error.kind(), StorageFull | FileTooLarge)
+    };
+    // Whoever writes to a file says to which.
+    let is_stdout = words.len() == 1 && error.downcast_ref().is_some_and(full);
+    let tried = if is_stdout {
+        "cannot write to stdout: "
+    } else {
+        ""
+    };
+    format!("{tried}{}", words.join(": "))
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let cause = error.downcast_ref::<io::Error>();
     cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
@@ -218,6 +244,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_says_what_was_tried_and_which_it_was() {
+        let full = || io::Error::from_raw_os_error(28);
+        let words = |error| in_words(&error);
+        let stdout = "cannot write to stdout: ENOSPC: No space left on device";
+        assert_eq!(words(anyhow::Error::new(full())), stdout);
+        let file = anyhow::Error::new(full()).context("cannot write x.html");
+        let told = "cannot write x.html: ENOSPC: No space left on device";
+        assert_eq!(words(file), told);
+        assert_eq!(words(anyhow::anyhow!("no room")), "no room");
+    }
 
     #[test]
     fn the_definition_is_consistent() {

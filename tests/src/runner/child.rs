@@ -36,6 +36,16 @@ pub struct Outcome {
     pub packets: Vec<u8>,
 }
 
+impl Outcome {
+    /// Why there is no record of the performance, if there is none: nobody has been shown that.
+    pub fn broken_off(&self) -> Option<&str> {
+        let difference = self.record.report.differences.first();
+        difference
+            .filter(|_| self.record.acts.is_empty())
+            .map(String::as_str)
+    }
+}
+
 /// Where labs are performed, and how.
 #[derive(Clone, Debug)]
 pub struct Stagehand {
@@ -118,8 +128,9 @@ impl Stagehand {
         audience: Audience,
         plain: Option<&str>,
     ) -> Result<io::Result<Performing>> {
-        let (record, record_end) = pipe2(OFlag::O_CLOEXEC)?;
-        let packets = self.packets.then(|| pipe2(OFlag::O_CLOEXEC)).transpose()?;
+        let (record, record_end) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
+        let packets = self.packets.then(|| pipe2(OFlag::O_CLOEXEC));
+        let packets = packets.transpose().context("pipe")?;
         let (packets, packets_end) = packets.unzip();
         let mut args = self.args(lab, plain, &record_end);
         args.extend(self.live(audience, packets_end.as_ref()).to_args());
@@ -219,7 +230,7 @@ fn broken_off(lab: &Lab, began: SystemTime, how: &str) -> Record {
 
 /// Where stdout and stderr of the command will come out; it has nothing to read.
 fn collected(command: &mut Command) -> Result<Output> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC).context("pipe")?;
     command.stdin(Stdio::null());
     command.stdout(writer.try_clone()?).stderr(writer);
     Output::collect(reader)

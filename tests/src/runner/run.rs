@@ -291,9 +291,13 @@ fn aloud(
 ) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for lab in labs {
+        let outcome = stagehand.aloud(lab)?;
+        if let Some(why) = outcome.broken_off() {
+            logging::say("tcpecho-lab", why);
+        }
         let Outcome {
             record, packets, ..
-        } = stagehand.aloud(lab)?;
+        } = outcome;
         files.performed(&record, &packets, true)?;
         let enough = record.report.quit;
         records.push(record);

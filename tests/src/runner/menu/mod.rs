@@ -234,7 +234,9 @@ impl Session {
 
     fn signal(&mut self, signal: Signal) -> Result<Next> {
         match signal {
-            Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP => return Ok(Next::Die(signal)),
+            Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTERM | Signal::SIGHUP => {
+                return Ok(Next::Die(signal));
+            }
             Signal::SIGTSTP => {
                 self.screen.suspend();
                 self.screen.take()?;

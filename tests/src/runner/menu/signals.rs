@@ -9,8 +9,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What the menu must know of: somebody wants it to end, to stop, to go on; its window has changed;
 /// a demonstration has ended.
-const SIGNALS: [Signal; 7] = [
+const SIGNALS: [Signal; 8] = [
     Signal::SIGINT,
+    Signal::SIGQUIT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGTSTP,
