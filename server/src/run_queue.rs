@@ -1,10 +1,10 @@
 //! Who has more to do than one turn allows, and whose turn is next.
 //!
 //! In turn, one after the other, would be the obvious way. But what a client is sent is fresh in the
-//! processor's cache, and so is what its next turn needs: to go round after every turn costs a third to a
-//! half of the processor time per byte when several clients send all they can. So a connection has some turns in
-//! a row. Nobody waits longer for that who has little to say: between two waits there are as many turns
-//! as connections in the queue, whoever has them, and who becomes ready meanwhile is served first.
+//! processor's cache, and so is what its next turn needs: to go round after every turn costs up to half as
+//! much processor time again when several clients send all they can. So a connection has some turns in a
+//! row. Nobody waits longer for that who has little to say: between two waits there are as many turns as
+//! connections in the queue, whoever has them, and who becomes ready meanwhile is served first.
 
 use std::collections::VecDeque;
 

@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -164,6 +164,8 @@ fn crowded(title: &'static str, server: &'static str) -> Act<Full> {
 pub struct Full {
     crowd: Crowd,
     served: Vec<Peer>,
+    /// Has anybody come who was not?
+    turned_away: bool,
 }
 
 impl Full {
@@ -174,6 +176,7 @@ impl Full {
         Ok(Self {
             crowd: Crowd::open_unrecorded(place)?,
             served: Vec::new(),
+            turned_away: false,
         })
     }
 
@@ -181,6 +184,7 @@ impl Full {
     fn come(&mut self) -> Result<()> {
         for _ in 0..CLIENTS {
             let Some(peer) = self.visit()? else {
+                self.turned_away = true;
                 break;
             };
             self.served.push(peer);
@@ -216,6 +220,10 @@ impl Full {
     /// The descriptor that the first of those would have had whom the server refused.
     fn first_refused(&self) -> Result<String> {
         let word = self.word()?;
+        // It closes first, and speaks then.
+        if self.turned_away && word.is_empty() {
+            bail!("somebody was turned away, and the server has not said why");
+        }
         let number = word.split_whitespace().nth(4);
         let number = number.map(|word| word.trim_end_matches(','));
         Ok(number.unwrap_or("none").into())
