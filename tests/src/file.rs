@@ -68,7 +68,12 @@ fn can_be_written(file: &Path) -> Result<()> {
     }
     if !can_be_replaced(file) {
         // Opened for nothing: neither cut off nor made.
-        File::options().append(true).open(file)?;
+        let opened = File::options().append(true).open(file);
+        let nothing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        if opened.as_ref().is_err_and(nothing) {
+            bail!("it is a link to what is not there");
+        }
+        opened?;
         return Ok(());
     }
     let beside = unfinished(file);
@@ -160,7 +165,8 @@ mod tests {
         fs::remove_dir_all(&place).expect("ours");
         assert_eq!(to.expect("still a link"), file);
         assert_eq!(content.expect("still there"), "new");
-        assert!(dangling.is_err());
+        let dangling = dangling.expect_err("nothing there").to_string();
+        assert_eq!(dangling, "it is a link to what is not there");
 
         assert!(!can_be_replaced(Path::new("/dev/null")), "a device");
     }

@@ -62,6 +62,8 @@ pub struct Crowd {
     acted: u64,
     /// What was made to happen, and when.
     marks: Vec<(u64, Side, String)>,
+    /// Children that were sent SIGKILL, and when.
+    killed: Vec<(i32, u64)>,
     capture: Result<Capture, String>,
     /// Frames that the capture had to drop: if any, it proves nothing.
     missed: Cell<u64>,
@@ -90,6 +92,7 @@ impl Crowd {
             family: Vec::new(),
             acted: now(),
             marks: Vec::new(),
+            killed: Vec::new(),
             capture,
             missed: Cell::new(0),
         })
@@ -240,6 +243,9 @@ impl Crowd {
     pub fn signal_child(&mut self, nth: usize, signal: Signal) -> Result<()> {
         let child = self.child(nth)?.pid;
         self.mark(Side::Server, format!("{signal} to the child"));
+        if signal == Signal::SIGKILL {
+            self.killed.push((child, self.acted));
+        }
         // An unreaped child's pid is nobody else's.
         kill(Pid::from_raw(child), signal).with_context(|| format!("{signal} to child {child}"))
     }

@@ -78,6 +78,13 @@ impl Crowd {
             "waitpid" => c.phase == Phase::Return,
             _ => moves_data(c),
         });
+        // Who was killed before the story begins does not wait in it.
+        for (pid, _) in self.killed.iter().filter(|(_, at)| *at < self.acted) {
+            let last = calls.iter().rposition(|c| c.pid == *pid);
+            if let Some(last) = last.filter(|i| calls[*i].phase == Phase::Enter) {
+                calls.remove(last);
+            }
+        }
         Ok(calls)
     }
 }
