@@ -95,7 +95,7 @@ pub fn slow(title: &'static str, client: &'static str) -> Act<Line> {
             |_| Ok(format!("TcpExtDelayedACKs {:>16}\n", delayed()?)),
         )
         .expect(
-            "as many of them as lines that took long, or more",
+            "for nine in ten of the lines that took long it has held one back",
             "yes",
             Line::explained,
         )
@@ -205,11 +205,12 @@ impl Line {
         times.get(times.len() / 2).copied().context("no line yet")
     }
 
-    /// Has the kernel held back an acknowledgement for each line that took long?
+    /// Has the kernel held back an acknowledgement for nearly each line that took long? On a busy machine
+    /// a line may take long without.
     fn explained(&self) -> Result<&'static str> {
         let long = self.times.iter().filter(|time| **time >= HELD_BACK).count();
         let held_back = delayed()? - self.delayed;
-        Ok(if held_back >= long as u64 {
+        Ok(if 10 * held_back >= 9 * long as u64 {
             "yes"
         } else {
             "no"

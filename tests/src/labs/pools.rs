@@ -143,6 +143,8 @@ fn more_than_workers(act: Act<Crowd>) -> Act<Crowd> {
     )
 }
 
+const EVEN: &str = "ten each, give or take one";
+
 /// Who serves whom.
 pub fn turns(server: &'static str) -> Act<Crowd> {
     Act::open("who gets which client?", Crowd::open)
@@ -152,7 +154,7 @@ pub fn turns(server: &'static str) -> Act<Crowd> {
              How many does each of the workers get?",
             &[
                 ("0 0 0 40", "one gets all: the kernel wakes the same one"),
-                ("10 10 10 10", "ten each: they take turns"),
+                (EVEN, "ten each: they take turns"),
                 (
                     "uneven",
                     "as it happens: all wake up, and the quickest wins",
@@ -169,9 +171,13 @@ pub fn turns(server: &'static str) -> Act<Crowd> {
                 |(pid, count): (i32, usize)| format!("{pid:>8}  {} {count}\n", "#".repeat(count));
             Ok(View::Printed(shares(c)?.into_iter().map(bar).collect()))
         })
-        .answer("shares of the workers", "10 10 10 10", |c| {
+        .answer("shares of the workers", EVEN, |c| {
             let mut shares: Vec<_> = shares(c)?.into_values().collect();
             shares.sort_unstable();
+            // On a busy machine somebody may lose his turn.
+            if shares.len() == 4 && shares.iter().all(|share| (9..=11).contains(share)) {
+                return Ok(EVEN.to_owned());
+            }
             let shares: Vec<_> = shares.iter().map(ToString::to_string).collect();
             Ok(shares.join(" "))
         })

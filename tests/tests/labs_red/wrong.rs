@@ -50,7 +50,8 @@ fn fin_or_reset_with_a_server_that_reads() -> Result<()> {
         "fin_or_reset_with_a_server_that_reads",
         &fin_or_reset::LAB,
         || fin_or_reset::acts(false),
-        "bytes unread at the server should have been 11",
+        // How much is unread depends on who is quicker, we or the server.
+        "packets since should have been server RST,ACK, but was server FIN,ACK",
     )
 }
 
