@@ -1,30 +1,15 @@
 //! The labs of the group "Life and death of a connection" can fail: each is performed with something
 //! else happening than it tells, and must say so.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tcpecho_lab::labs::{half_close, normal_life, port_range, socket_pair, time_wait};
-use tcpecho_lab::narrate::quiet::Quiet;
-use tcpecho_lab::narrate::{Lab, Scene};
-use tcpecho_lab::netns::{self, Isolation};
 
-/// Performs the lab with these acts in namespaces; it must find these differences.
-fn differs(test: &str, lab: &Lab, acts: fn() -> Vec<Box<dyn Scene>>, what: &[&str]) -> Result<()> {
-    netns::test(&format!("life::{test}"), || {
-        let mut quiet = Quiet::new();
-        let lab = Lab { acts, ..*lab };
-        let report = lab.perform(&Isolation::Namespaces, &mut quiet)?;
-        for what in what {
-            let found = report.differences.iter().any(|d| d.starts_with(what));
-            ensure!(found, "{what}: {report}\n{}", quiet.transcript());
-        }
-        Ok(())
-    })
-}
+use crate::red::finds;
 
 #[test]
 fn normal_life_with_a_server_that_never_closes() -> Result<()> {
-    differs(
-        "normal_life_with_a_server_that_never_closes",
+    finds(
+        "life::normal_life_with_a_server_that_never_closes",
         &normal_life::LAB,
         || normal_life::acts(&["--mistake", "leak-connfd"]),
         &[
@@ -35,8 +20,8 @@ fn normal_life_with_a_server_that_never_closes() -> Result<()> {
 
 #[test]
 fn half_close_with_clients_that_close_in_another_way() -> Result<()> {
-    differs(
-        "half_close_with_clients_that_close_in_another_way",
+    finds(
+        "life::half_close_with_clients_that_close_in_another_way",
         &half_close::LAB,
         || {
             vec![
@@ -54,8 +39,8 @@ fn half_close_with_clients_that_close_in_another_way() -> Result<()> {
 #[test]
 fn half_close_with_the_ways_exchanged() -> Result<()> {
     use half_close::{LINGER_0, LINGER_1, UNREAD, UNSENT};
-    differs(
-        "half_close_with_the_ways_exchanged",
+    finds(
+        "life::half_close_with_the_ways_exchanged",
         &half_close::LAB,
         || {
             vec![Box::new(half_close::ways([
@@ -74,8 +59,8 @@ fn half_close_with_the_ways_exchanged() -> Result<()> {
 #[test]
 fn time_wait_with_other_servers() -> Result<()> {
     use time_wait::{CAREFUL, CARELESS, LEAKY};
-    differs(
-        "time_wait_with_other_servers",
+    finds(
+        "life::time_wait_with_other_servers",
         &time_wait::LAB,
         || {
             vec![
@@ -97,8 +82,8 @@ fn time_wait_with_other_servers() -> Result<()> {
 
 #[test]
 fn port_range_with_twenty_ports() -> Result<()> {
-    differs(
-        "port_range_with_twenty_ports",
+    finds(
+        "life::port_range_with_twenty_ports",
         &port_range::LAB,
         || vec![Box::new(port_range::scarce("20000 20019"))],
         &[
@@ -110,8 +95,8 @@ fn port_range_with_twenty_ports() -> Result<()> {
 
 #[test]
 fn socket_pair_with_other_sockets() -> Result<()> {
-    differs(
-        "socket_pair_with_other_sockets",
+    finds(
+        "life::socket_pair_with_other_sockets",
         &socket_pair::LAB,
         || {
             vec![

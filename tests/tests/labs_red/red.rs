@@ -6,7 +6,7 @@ use std::thread::{self, ScopedJoinHandle};
 use anyhow::{Context, Result, ensure};
 use tcpecho_lab::narrate::quiet::Quiet;
 use tcpecho_lab::narrate::{Event, Judgement, Lab, Renderer, Scene, Stop};
-use tcpecho_lab::netns::Isolation;
+use tcpecho_lab::netns::{self, Isolation};
 
 /// Acts, and what of them is different first.
 pub type Case = (fn() -> Vec<Box<dyn Scene>>, &'static str);
@@ -38,6 +38,25 @@ pub fn differs(lab: &Lab, (acts, first): &Case, place: &Isolation) -> Result<()>
     let difference = report.differences.first().context("no difference")?;
     ensure!(difference.contains(first), "{difference}\n{transcript}");
     Ok(())
+}
+
+/// For the test `name`: performs a lab with these acts in namespaces, to its end. It must find these
+/// differences, whatever else it finds.
+pub fn finds(
+    name: &str,
+    lab: &Lab,
+    acts: fn() -> Vec<Box<dyn Scene>>,
+    what: &[&str],
+) -> Result<()> {
+    netns::test(name, || {
+        let mut quiet = Quiet::new();
+        let report = Lab { acts, ..*lab }.perform(&Isolation::Namespaces, &mut quiet)?;
+        for what in what {
+            let found = report.differences.iter().any(|d| d.starts_with(what));
+            ensure!(found, "{what}: {report}\n{}", quiet.transcript());
+        }
+        Ok(())
+    })
 }
 
 /// Leaves as soon as something differs: what follows mostly differs as well, and is waited for.
