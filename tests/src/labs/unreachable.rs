@@ -75,6 +75,8 @@ const H: &[Role] = &[Role(
 )];
 
 const A_WHILE: Duration = Duration::from_secs(1);
+/// The original, the tail loss probe, and as many gaps as are needed to see how they grow.
+const FIVE_TIMES: usize = 5;
 const UNREACHABLE: Typed = shell("ip route replace unreachable 203.0.113.1   # on the router");
 
 /// The acts, with what the router does with the first connection: a test asks
@@ -121,7 +123,7 @@ fn five_reasons(way: Way) -> Act<Hosts> {
         );
     act.act("The five users type a line each.", keys("hello?"), |h| {
         let mut clients = CLIENTS.iter();
-        clients.try_for_each(|Role(.., name, _)| h.type_line(name, "hello?"))
+        clients.try_for_each(|Role(.., name, _)| h.type_and_send(name, "hello?"))
     })
     .expect("the router about H", "host unreachable", |h| {
         h.first_hint("H")
@@ -178,7 +180,11 @@ fn mended(way: Way) -> Act<Hosts> {
             h.type_line("H", "still there?")
         })
         .expect("the router", "host unreachable", |h| h.first_hint("H"))
-        .wait("Wait a second.", A_WHILE)
+        .act(
+            "Wait until the line has been sent five times.",
+            Typed::Nothing,
+            |h| h.let_it_be_sent("H", FIVE_TIMES),
+        )
         .expect("the client", "asleep", |h| h.fate("H"))
         .expect("what has come back", "hello", |h| h.echoed("H"))
         .observe(
@@ -191,9 +197,8 @@ fn mended(way: Way) -> Act<Hosts> {
         })
         .expect("the first gaps, from the second on", "all alike", |h| {
             let times = h.transmissions("H")?;
-            Ok(growth(
-                times.get(..5).context("it has not been sent 5 times")?,
-            ))
+            let first = times.get(..FIVE_TIMES);
+            Ok(growth(first.context("it has not been sent five times")?))
         })
         .explain(
             "They should have doubled. But a router that cannot deliver is no congestion: each \
