@@ -2,58 +2,63 @@
 //!
 //! Only a call that is blocked can be interrupted, and whether it is blocked already nobody can
 //! tell; so they are interrupted again and again until they have noticed (see [`signals`]).
+//!
+//! They are plain POSIX threads, detached from the start (UNP 26.2). [`std::thread`] gives each a
+//! stack for signal handlers, to tell of an overflow: six system calls, of which munmap makes all
+//! processors forget addresses; with a thread per connection that was a quarter of the whole cost.
+//! Here an overflow meets the guard page, and is a SIGSEGV without a word.
 
 use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_void};
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::sys::prctl::set_name;
 
 use crate::signals;
 
-/// Enough for echo() and a log line; the buffer is on the heap.
-pub const STACK: usize = 128 * 1024;
+/// Enough for echo() and a log line.
+const STACK: usize = 128 * 1024;
 
 /// The threads of a server.
-///
-/// They are not detached but joined, by those that leave later: pthread_detach(3) looks at the
-/// thread a last time after it has let go of it, and if the thread has ended meanwhile and its
-/// stack has been given back, that is a crash (glibc 2.36; rare, for it keeps 40 MiB of stacks).
 #[derive(Default)]
 pub struct Crew {
     threads: Mutex<Threads>,
     one_left: Condvar,
-    leaving: Mutex<Vec<JoinHandle<()>>>,
 }
 
-type Threads = HashMap<u64, Place>;
-
-/// What is known of a thread; both come some time after it has been started.
-#[derive(Default)]
-struct Place {
-    itself: Option<libc::pthread_t>,
-    handle: Option<JoinHandle<()>>,
-}
+/// By their numbers; each tells which it is when it has begun.
+type Threads = HashMap<u64, Option<libc::pthread_t>>;
 
 impl Crew {
-    /// A place for the thread with this number, which is to be started now.
-    pub fn join(self: &Arc<Self>, nth: u64) -> Member {
-        self.lock().insert(nth, Place::default());
-        Member {
+    /// Starts a thread for the `nth` connection or place; ps(1) shows it as `KIND NTH`. A panic in
+    /// `body` ends this thread only. Errors: EAGAIN (threads-max, a cgroup's pids.max, `ulimit -u`),
+    /// ENOMEM; then `body` and what it had are gone.
+    pub fn start(
+        self: &Arc<Self>,
+        kind: &'static str,
+        nth: u64,
+        body: impl FnOnce() + Send + 'static,
+    ) -> nix::Result<()> {
+        let member = Member {
             crew: Arc::clone(self),
             nth,
-        }
-    }
-
-    /// The thread of this member has been started.
-    pub fn keep(&self, nth: u64, handle: JoinHandle<()>) {
-        if let Some(place) = self.lock().get_mut(&nth) {
-            place.handle = Some(handle);
-            return;
-        }
-        // It has left already.
-        join(handle);
+        };
+        self.lock().insert(nth, None);
+        start_detached(Box::new(move || {
+            signals::leave_to_main_thread();
+            member.can_be_interrupted();
+            if let Ok(name) = CString::new(format!("{kind} {nth}")) {
+                // Without a name it serves as well.
+                let _ = set_name(&name);
+            }
+            body();
+        }))
     }
 
     /// How many there are.
@@ -65,10 +70,8 @@ impl Crew {
     pub fn interrupt(&self) -> usize {
         let threads = self.lock();
         // A thread that is in the table has not ended: it leaves under this lock.
-        threads
-            .values()
-            .filter_map(|place| place.itself)
-            .for_each(signals::interrupt);
+        let begun = threads.values().flatten().copied();
+        begun.for_each(signals::interrupt);
         threads.len()
     }
 
@@ -89,54 +92,111 @@ impl Crew {
         );
     }
 
-    /// Of a thread that leaves: joins those that have come to their end, and is joined later. It
-    /// does not wait for those that are still leaving: they do the same, and all would queue up.
-    fn leave(&self, handle: JoinHandle<()>) {
-        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ended, mut others): (Vec<_>, Vec<_>) = std::mem::take(&mut *leaving)
-            .into_iter()
-            .partition(JoinHandle::is_finished);
-        others.push(handle);
-        *leaving = others;
-        drop(leaving);
-        ended.into_iter().for_each(join);
-    }
-
     fn lock(&self) -> MutexGuard<'_, Threads> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// For threads that are about to end.
-fn join(handle: JoinHandle<()>) {
-    // A panic has been told by the one that panicked.
-    let _ = handle.join();
-}
-
 /// One thread's place in the crew, left when it is dropped: also by a panic, and also when the
 /// thread could not be created.
-pub struct Member {
+struct Member {
     crew: Arc<Crew>,
-    /// Its number.
-    pub nth: u64,
+    nth: u64,
 }
 
 impl Member {
     /// Called by the thread itself.
-    pub fn can_be_interrupted(&self) {
-        if let Some(place) = self.crew.lock().get_mut(&self.nth) {
-            place.itself = Some(signals::this_thread());
-        }
+    fn can_be_interrupted(&self) {
+        let place = (self.nth, Some(signals::this_thread()));
+        self.crew.lock().extend([place]);
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        let place = self.crew.lock().remove(&self.nth);
+        self.crew.lock().remove(&self.nth);
         self.crew.one_left.notify_one();
-        // If it has not been kept yet, the one who comes to keep it joins it.
-        if let Some(handle) = place.and_then(|place| place.handle) {
-            self.crew.leave(handle);
+    }
+}
+
+type Body = Box<dyn FnOnce() + Send>;
+
+/// Starts a thread for which nobody waits; pthread_create(3).
+#[expect(unsafe_code)]
+fn start_detached(body: Body) -> nix::Result<()> {
+    let checked = |code: c_int| match code {
+        0 => Ok(()),
+        code => Err(Errno::from_raw(code)),
+    };
+    let mut attributes = MaybeUninit::uninit();
+    // SAFETY: it makes them valid, or fails.
+    checked(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
+    // SAFETY: they are valid.
+    let mut attributes = unsafe { attributes.assume_init() };
+    let handed_over = Box::into_raw(Box::new(body)).cast();
+    // SAFETY: the attributes are valid until they are destroyed; `begin` takes the pointer back,
+    // once, and what it points to may be sent to it.
+    let started = unsafe {
+        libc::pthread_attr_setstacksize(&raw mut attributes, STACK);
+        libc::pthread_attr_setdetachstate(&raw mut attributes, libc::PTHREAD_CREATE_DETACHED);
+        let mut thread = MaybeUninit::uninit();
+        let code = libc::pthread_create(
+            thread.as_mut_ptr(),
+            &raw const attributes,
+            begin,
+            handed_over,
+        );
+        libc::pthread_attr_destroy(&raw mut attributes);
+        checked(code)
+    };
+    if started.is_err() {
+        // SAFETY: there is no thread that could take it back.
+        drop(unsafe { Box::from_raw(handed_over.cast::<Body>()) });
+    }
+    started
+}
+
+extern "C" fn begin(body: *mut c_void) -> *mut c_void {
+    #[expect(unsafe_code)]
+    // SAFETY: see start_detached().
+    let body = unsafe { Box::from_raw(body.cast::<Body>()) };
+    // Nothing may unwind into C. A panic has been told by the one that panicked.
+    let _ = catch_unwind(AssertUnwindSafe(body));
+    ptr::null_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    use super::*;
+
+    const A_WHILE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn every_thread_does_its_work_and_leaves_even_if_it_panics() {
+        static SUM: AtomicU64 = AtomicU64::new(0);
+        let crew = Arc::new(Crew::default());
+        for nth in 1..=100 {
+            let work = move || {
+                SUM.fetch_add(nth, Relaxed);
+                assert_ne!(nth, 50, "this one panics");
+            };
+            crew.start("test", nth, work).expect("a thread");
         }
+        crew.wait_for_all_to_leave(A_WHILE);
+        assert_eq!((crew.count(), SUM.load(Relaxed)), (0, 5050));
+    }
+
+    #[test]
+    fn a_thread_has_the_name_that_ps_shows() {
+        let crew = Arc::new(Crew::default());
+        let (tell, told) = std::sync::mpsc::channel();
+        let work = move || {
+            let name = std::fs::read_to_string("/proc/thread-self/comm");
+            tell.send(name.expect("a name")).expect("the test waits");
+        };
+        crew.start("echo", 7, work).expect("a thread");
+        assert_eq!(told.recv_timeout(A_WHILE).expect("told"), "echo 7\n");
     }
 }

@@ -18,7 +18,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread;
 use std::time::Instant;
 
 use tcpecho_common::{Mistake, calls};
@@ -28,7 +27,7 @@ use crate::accept::{self, Blocking, Exhaustion, Peer, Refusal, accept};
 use crate::children;
 use crate::cli::Config;
 use crate::counters::{Counters, Live, log_status};
-use crate::crew::{Crew, Member, STACK};
+use crate::crew::Crew;
 use crate::echo::{Policy, echo};
 use crate::failure::Failure;
 use crate::{signals, socket};
@@ -79,34 +78,23 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
 
 fn start_thread(server: &Server, crew: &Arc<Crew>, stream: OwnedFd, peer: Peer) {
     let nth = server.counters.accepted.fetch_add(1, Relaxed);
-    let (config, counters, member) = (server.config.clone(), server.counters, crew.join(nth));
+    let (config, counters) = (server.config.clone(), server.counters);
     log::info!("accepted {peer}: thread {nth}");
-    let spawned = thread::Builder::new()
-        .name(format!("echo {nth}"))
-        .stack_size(STACK)
-        .spawn(move || be_thread(&config, counters, &member, stream, peer));
-    match spawned {
-        Ok(thread) => crew.keep(nth, thread),
-        Err(error) => {
-            // The closure is gone, and with it the connection and the membership.
-            server.counters.refused.fetch_add(1, Relaxed);
-            server.counters.closed.fetch_add(1, Relaxed);
-            log::warn!(
-                "refused {peer}: cannot start a thread: {}",
-                calls::errno(&error)
-            );
-        }
+    let work = move || be_thread(&config, counters, nth, stream, peer);
+    if let Err(errno) = crew.start("echo", nth, work) {
+        // The closure is gone, and with it the connection.
+        server.counters.refused.fetch_add(1, Relaxed);
+        server.counters.closed.fetch_add(1, Relaxed);
+        log::warn!("refused {peer}: cannot start a thread: {errno}");
     }
 }
 
-fn be_thread(config: &Config, counters: &Counters, member: &Member, stream: OwnedFd, peer: Peer) {
-    signals::leave_to_main_thread();
-    member.can_be_interrupted();
+fn be_thread(config: &Config, counters: &Counters, nth: u64, stream: OwnedFd, peer: Peer) {
     // A panic closes the connection, and has been told by the one that panicked.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         let mut interrupted = || {};
         let policy = Policy::new(config, &mut interrupted);
-        let (end, echoed) = echo(stream.as_fd(), policy, counters.tally(member.nth));
+        let (end, echoed) = echo(stream.as_fd(), policy, counters.tally(nth));
         let discarded = socket::prepare_close(&stream, end);
         counters.discarded.fetch_add(discarded, Relaxed);
         calls::close(stream);

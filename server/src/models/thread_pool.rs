@@ -24,21 +24,22 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread;
 use std::time::Instant;
 
-use nix::errno::Errno;
 use tcpecho_common::calls;
 
 use super::Server;
 use crate::accept::{self, Blocking, Peer, Refusal, accept};
 use crate::children;
 use crate::counters::{Live, Tally, log_status};
-use crate::crew::{Crew, STACK};
+use crate::crew::Crew;
 use crate::echo::{Policy, echo};
 use crate::failure::Failure;
 use crate::pool::Worker;
 use crate::{signals, socket};
+
+/// What ps(1) shows of a thread.
+const KIND: &str = "worker";
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
     let started = Instant::now();
@@ -77,7 +78,7 @@ fn start_workers(server: &Arc<Server>, crew: &Arc<Crew>) -> Result<(), Failure> 
     for number in 0..wanted {
         let worker = Worker::new(number, server.counters);
         let theirs = Arc::clone(server);
-        let started = start_thread(crew, number as u64, move || {
+        let started = crew.start(KIND, number as u64, move || {
             be_worker(&theirs, &worker);
         });
         match started {
@@ -92,26 +93,6 @@ fn start_workers(server: &Arc<Server>, crew: &Arc<Crew>) -> Result<(), Failure> 
             }
         }
     }
-    Ok(())
-}
-
-fn start_thread(
-    crew: &Arc<Crew>,
-    nth: u64,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<(), Errno> {
-    let member = crew.join(nth);
-    let spawned = thread::Builder::new()
-        .name(format!("worker {nth}"))
-        .stack_size(STACK)
-        .spawn(move || {
-            signals::leave_to_main_thread();
-            member.can_be_interrupted();
-            work();
-        });
-    // If it failed, the closure is gone, and with it what it had.
-    let thread = spawned.map_err(|error| calls::errno(&error))?;
-    crew.keep(nth, thread);
     Ok(())
 }
 
@@ -194,7 +175,7 @@ fn start_helper(server: &Arc<Server>, crew: &Arc<Crew>, nth: u64, stream: OwnedF
     counters.accepted.fetch_add(1, Relaxed);
     log::info!("accepted {peer}: thread {nth}");
     let theirs = Arc::clone(server);
-    let started = start_thread(crew, nth, move || {
+    let started = crew.start(KIND, nth, move || {
         talk(&theirs, theirs.counters.tally(nth), stream, peer);
         theirs.counters.closed.fetch_add(1, Relaxed);
     });
