@@ -65,10 +65,17 @@ pub fn told(program: &str, error: &Error) -> String {
     line(program, &error.to_string())
 }
 
+/// A list that is longer is left out where a tip names the value that was meant.
+const LONG_LIST: usize = 80;
+
 /// What clap says before it repeats the usage: the error, the possible values, a tip.
 fn line(program: &str, paragraphs: &str) -> String {
     let mut line = String::new();
+    let is_clear = paragraphs.contains("tip: a similar value");
     for part in paragraphs.lines().map(str::trim) {
+        if is_clear && part.starts_with("[possible values:") && part.len() > LONG_LIST {
+            continue;
+        }
         if part.starts_with("Usage:") || part.starts_with("For more information") {
             break;
         }
@@ -98,6 +105,20 @@ mod tests {
             .arg(Arg::new("HOST").required(true));
         let error = command.try_get_matches_from([&["x"], arguments].concat());
         told("x", &error.expect_err("wrong"))
+    }
+
+    #[test]
+    fn a_long_list_gives_way_to_the_value_that_was_meant() {
+        let list = format!(
+            "error: invalid value 'x'\n  [possible values: {}]",
+            "y".repeat(80)
+        );
+        let tip = "\n\n  tip: a similar value exists: 'y'\n";
+        assert_eq!(line("x", &list).matches('y').count(), 81);
+        assert_eq!(
+            line("x", &(list + tip)),
+            "invalid value 'x'; tip: a similar value exists: 'y' (try 'x --help')"
+        );
     }
 
     #[test]
