@@ -25,10 +25,11 @@ static CAME: RwLock<Option<Signal>> = RwLock::new(None);
 static UNDIVIDED: RwLock<()> = RwLock::new(());
 
 /// Who ends this process when everything that it has started has been killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Last {
     /// The signal, at once.
     Signal,
+    /// The signal, after these last words.
+    Words(Box<dyn FnOnce() + Send>),
     /// The caller, who has something to tell first, with [`die`]; or the second signal, at once.
     Caller,
 }
@@ -46,8 +47,10 @@ pub fn when_interrupted(last: Last) -> Result<()> {
         // This waits for what is being started.
         *CAME.write().unwrap_or_else(PoisonError::into_inner) = Some(which);
         kill_descendants();
-        if last == Last::Caller {
-            let _ = signals.wait();
+        match last {
+            Last::Signal => {}
+            Last::Words(say) => say(),
+            Last::Caller => _ = signals.wait(),
         }
         let _undivided = UNDIVIDED.write();
         die_of(which);

@@ -363,6 +363,26 @@ fn two_reports_to_one_file_by_two_names_are_refused() -> Result<()> {
 }
 
 #[test]
+fn who_is_interrupted_says_what_is_not_written() -> Result<()> {
+    let scratch = Scratch::new("unwritten")?;
+    let page = scratch.0.join("page.html");
+    let line = format!("run second-client --auto=60 --html {}", page.display());
+    let lab = lab(&line)?.start()?;
+    eventually("a performance that has begun", SOON, || {
+        String::from_utf8_lossy(&lab.stdout())
+            .contains("Act 1")
+            .then_some(())
+    })?;
+    lab.signal(Signal::SIGINT)?;
+    let status = lab.wait(SOON)?;
+    ensure!(status.signal() == Some(Signal::SIGINT as i32), "{status}");
+    let expected = format!("interrupted before this was written: {}", page.display());
+    ensure!(lab.stderr().contains(&expected), "{}", lab.stderr());
+    ensure!(!page.exists(), "it is written");
+    Ok(())
+}
+
+#[test]
 fn a_job_that_is_killed_takes_everything_along() -> Result<()> {
     at_any_moment(|lab| lab.signal_group(Signal::SIGKILL).or(gone(lab)), false)
 }

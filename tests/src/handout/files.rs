@@ -67,6 +67,13 @@ impl Files {
         files.any(file::is_stdout)
     }
 
+    /// Those that are written when everything has been performed.
+    pub fn written_at_the_end(&self) -> Vec<String> {
+        let json = self.json.as_deref().into_iter();
+        let files = json.chain(self.pages.files());
+        files.map(|file| file.display().to_string()).collect()
+    }
+
     /// Begins those that are written while it happens, on a terminal of this size (columns, lines).
     pub fn begin(&self, size: (usize, usize), title: &str) -> Result<Writing<'_>> {
         if let Some(path) = &self.transcript {

@@ -91,6 +91,11 @@ impl<W: Write> Progress<W> {
         self.write(&format!("{CLEAR}{line}"));
     }
 
+    /// Clears the line that another has drawn, who will not come to it.
+    pub fn give_up(&mut self) {
+        self.write(CLEAR);
+    }
+
     /// Clears the line, before something else is written.
     pub fn clear(&mut self) {
         if self.drawn.take().is_some() {

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -134,8 +135,10 @@ impl Run {
             return Ok(Exit::Usage.into());
         }
         programs_are_built()?;
-        sweep::when_interrupted(Last::Signal)?;
-        let result = self.perform();
+        let unwritten = Arc::new(Mutex::new(self.files.written_at_the_end()));
+        let last_words = last_words(Arc::clone(&unwritten));
+        sweep::when_interrupted(Last::Words(Box::new(last_words)))?;
+        let result = self.perform(&unwritten);
         // Whatever has come of it, that is because of the signal.
         if let Some(signal) = sweep::interrupted() {
             sweep::follow(signal);
@@ -143,7 +146,7 @@ impl Run {
         result
     }
 
-    fn perform(&self) -> Result<ExitCode> {
+    fn perform(&self, unwritten: &Mutex<Vec<String>>) -> Result<ExitCode> {
         let began = Instant::now();
         let labs = self.chosen();
         let command = usage::command_line();
@@ -158,6 +161,7 @@ impl Run {
         sweep::clear_away();
         let mut out = files.shown(anstream::stdout())?;
         let whole = files.finish(command, &records)?;
+        lock(unwritten).clear();
         self.report(&records)?;
         let summary = Summary::of(&records, began.elapsed(), self.strict);
         if labs.len() > 1 || self.quiet {
@@ -281,6 +285,22 @@ impl Run {
         };
         self.jobs.map_or(by_default, usize::from)
     }
+}
+
+/// What is said when we are interrupted.
+fn last_words(unwritten: Arc<Mutex<Vec<String>>>) -> impl FnOnce() {
+    move || {
+        Progress::on_stderr().give_up();
+        let files = lock(&unwritten).join(", ");
+        if !files.is_empty() {
+            let text = format!("interrupted before this was written: {files}");
+            logging::say("tcpecho-lab", text);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One after the other, on this terminal, until the audience has had enough.
