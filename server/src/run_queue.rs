@@ -8,21 +8,29 @@
 
 use std::collections::VecDeque;
 
-use crate::table::Key;
-
 /// Turns in a row, if others are waiting.
 const STREAK: u32 = 16;
 
-/// The run queue of a readiness loop.
-#[derive(Debug, Default)]
-pub struct RunQueue {
+/// The run queue of a readiness loop, whose connections have keys.
+#[derive(Debug)]
+pub struct RunQueue<Key> {
     waiting: VecDeque<Key>,
     /// Who had the last turn, and how many of them in a row.
     last: Option<Key>,
     streak: u32,
 }
 
-impl RunQueue {
+impl<Key> Default for RunQueue<Key> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            last: None,
+            streak: 0,
+        }
+    }
+}
+
+impl<Key: Copy + Eq> RunQueue<Key> {
     /// It has more to do. Each may be in the queue once.
     pub fn push(&mut self, key: Key) {
         if self.last == Some(key) && self.streak < STREAK {
@@ -60,12 +68,12 @@ mod tests {
     #[test]
     fn each_has_its_turns_in_a_row_and_then_the_others_have_theirs() {
         let mut queue = RunQueue::default();
-        (0..3).for_each(|index| queue.push(Key(index)));
+        (0..3).for_each(|index| queue.push(index));
         let turns: Vec<_> = (0..4 * STREAK)
             .map(|_| {
                 let key = queue.pop().expect("somebody");
                 queue.push(key);
-                key.index()
+                key
             })
             .collect();
         let expected = [0, 1, 2, 0].into_iter();
@@ -76,9 +84,9 @@ mod tests {
     #[test]
     fn who_has_nothing_more_to_do_keeps_nobody_waiting() {
         let mut queue = RunQueue::default();
-        (7..9).for_each(|index| queue.push(Key(index)));
-        assert_eq!(queue.pop(), Some(Key(7)));
-        assert_eq!(queue.pop(), Some(Key(8)));
+        (7..9).for_each(|index| queue.push(index));
+        assert_eq!(queue.pop(), Some(7));
+        assert_eq!(queue.pop(), Some(8));
         assert!(queue.is_empty());
     }
 
@@ -86,8 +94,8 @@ mod tests {
     fn who_is_alone_goes_on() {
         let mut queue = RunQueue::default();
         for _ in 0..3 * STREAK {
-            queue.push(Key(7));
-            assert_eq!((queue.len(), queue.pop()), (1, Some(Key(7))));
+            queue.push(7);
+            assert_eq!((queue.len(), queue.pop()), (1, Some(7)));
         }
     }
 }

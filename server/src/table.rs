@@ -74,7 +74,7 @@ pub struct Table<I> {
     connections: Slab<Connection>,
     generation: u32,
     /// Connections that had more to do than one turn allows.
-    run_queue: RunQueue,
+    run_queue: RunQueue<Key>,
     /// Whose turn it is.
     in_hand: Option<Key>,
     /// Has a connection been closed since somebody asked?
