@@ -424,9 +424,9 @@ fn structure(model: Model, workers: Option<u64>) -> String {
 
 fn buffers(model: Model) -> &'static str {
     match model {
-        Model::Iterative => "64 KiB",
-        Model::Fork | Model::Exec | Model::Thread => "64 KiB per client",
-        Model::Prefork | Model::ThreadPool => "64 KiB per worker",
+        Model::Iterative => "4 to 64 KiB",
+        Model::Fork | Model::Exec | Model::Thread => "4 to 64 KiB per client",
+        Model::Prefork | Model::ThreadPool => "4 to 64 KiB per worker",
         Model::Select | Model::Poll | Model::Async => "256 KiB, shared by all",
         Model::Reactor => "256 KiB per reactor, shared by its clients",
         Model::Uring => "2 KiB each, provided to the kernel for all",
