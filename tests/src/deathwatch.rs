@@ -22,11 +22,11 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sys::prctl::set_name;
-use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{ForkResult, chdir, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
 use crate::observe::processes;
+use crate::sweep::Hunt;
 use crate::wait::eventually;
 
 /// The variable that marks what we have started.
@@ -113,13 +113,9 @@ fn watch(mut line: UnixStream, value: &str) {
     }
     wait_for_the_end(&mut line);
     let mark = format!("{VARIABLE}={value}");
-    // Again and again: who has not been killed yet may be forking.
+    let mut hunt = Hunt::default();
     let _ = eventually("their end", GONE_WITHIN, || {
-        let found = marked(mark.as_bytes());
-        for pid in &found {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
-        }
-        found.is_empty().then_some(())
+        hunt.is_over_for(&marked(mark.as_bytes())).then_some(())
     });
 }
 
@@ -158,6 +154,8 @@ fn is_marked(pid: i32, mark: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
     use std::process::Command;
 
     #[test]

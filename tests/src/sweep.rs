@@ -108,16 +108,36 @@ pub fn clear_away() {
 /// that is dead does not fork.
 fn kill_descendants() {
     let own = std::process::id() as i32;
-    loop {
+    let alive = || {
         let tree = processes::tree(own).into_iter();
-        let alive: Vec<_> = tree.filter(|p| p.pid != own && p.state != 'Z').collect();
-        if alive.is_empty() {
-            return;
-        }
-        for process in alive {
+        let alive = tree.filter(|p| p.pid != own && p.state != 'Z');
+        alive.map(|process| process.pid).collect::<Vec<_>>()
+    };
+    let mut hunt = Hunt::default();
+    while !hunt.is_over_for(&alive()) {}
+}
+
+/// Kills whoever is found, until nobody is found twice in a row. Once would not do: a list of processes
+/// is older than what is read of each, and who was there for the list, and dead when it was read, may
+/// have forked in between.
+#[derive(Default)]
+pub(crate) struct Hunt {
+    looks_in_vain: u32,
+}
+
+impl Hunt {
+    /// Kills those who have just been found alive. Is nobody left?
+    pub(crate) fn is_over_for(&mut self, found: &[i32]) -> bool {
+        for pid in found {
             // Gone meanwhile is as good.
-            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
         }
+        self.looks_in_vain = if found.is_empty() {
+            self.looks_in_vain + 1
+        } else {
+            0
+        };
+        self.looks_in_vain >= 2
     }
 }
 
