@@ -2,7 +2,12 @@
 //!
 //! The probe is asked again when the wait has grown by a tenth, and at least ten times a second: what
 //! happens at once costs nothing, and who waits long leaves the machine to those he waits for.
+//!
+//! A machine may stand still: a laptop that swaps, a virtual machine whose host is busy (one of ours
+//! stood still for 3 s every few minutes). Those we wait for stood still, too, so that time does not
+//! count.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,6 +16,36 @@ use anyhow::bail;
 /// Between two looks: at least, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
+/// Who sleeps that much longer than he wanted says that the machine stood still.
+const STANDSTILL: Duration = Duration::from_millis(300);
+
+static STOOD_STILL: Longest = Longest(AtomicU64::new(0));
+
+/// The longest time that the machine has stood still while somebody in this process waited, since
+/// [`begin_anew`]; none that is worth telling.
+pub fn stood_still() -> Option<Duration> {
+    STOOD_STILL.worth_telling()
+}
+
+/// Forgets what [`stood_still`] would tell.
+pub fn begin_anew() {
+    STOOD_STILL.0.store(0, Relaxed);
+}
+
+/// In nanoseconds.
+struct Longest(AtomicU64);
+
+impl Longest {
+    fn note(&self, time: Duration) {
+        self.0.fetch_max(time.as_nanos() as u64, Relaxed);
+    }
+
+    fn worth_telling(&self) -> Option<Duration> {
+        let longest = Duration::from_nanos(self.0.load(Relaxed));
+        (longest >= STANDSTILL).then_some(longest)
+    }
+}
+
 /// Asks `probe` until it has an answer. The error names `what` and the deadline.
 pub fn eventually<T>(
     what: &str,
@@ -18,7 +53,7 @@ pub fn eventually<T>(
     mut probe: impl FnMut() -> Option<T>,
 ) -> anyhow::Result<T> {
     let began = Instant::now();
-    let end = began + deadline;
+    let mut end = began + deadline;
     loop {
         // The clock is read first: a probe that was late to run still counts.
         let last = Instant::now() >= end;
@@ -29,8 +64,17 @@ pub fn eventually<T>(
             bail!("not within {deadline:?}: {what}");
         }
         let pause = (began.elapsed() / 10).clamp(PAUSE.0, PAUSE.1);
-        sleep(pause.min(end.saturating_duration_since(Instant::now())));
+        end += overslept(pause.min(end.saturating_duration_since(Instant::now())));
     }
+}
+
+/// Sleeps; returns how much longer than that.
+fn overslept(time: Duration) -> Duration {
+    let began = Instant::now();
+    sleep(time);
+    let over = began.elapsed().saturating_sub(time);
+    STOOD_STILL.note(over);
+    over
 }
 
 #[cfg(test)]
@@ -62,6 +106,16 @@ mod tests {
             error.expect_err("never").to_string(),
             "not within 30ms: rain"
         );
+    }
+
+    #[test]
+    fn the_longest_standstill_is_told_if_it_was_long() {
+        let longest = Longest(AtomicU64::new(0));
+        longest.note(Duration::from_millis(20));
+        assert_eq!(longest.worth_telling(), None);
+        longest.note(Duration::from_secs(3));
+        longest.note(Duration::from_secs(1));
+        assert_eq!(longest.worth_telling(), Some(Duration::from_secs(3)));
     }
 
     #[test]

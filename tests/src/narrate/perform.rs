@@ -214,6 +214,7 @@ pub struct Performance<'a> {
 
 impl<'a> Performance<'a> {
     fn of(lab: &Lab, renderer: &'a mut dyn Renderer) -> Self {
+        wait::begin_anew();
         Self {
             renderer,
             report: Report {
@@ -396,8 +397,14 @@ impl<'a> Performance<'a> {
             Judgement::Different(expected, observed) => {
                 self.patience = self.patience.min(IMPATIENCE);
                 let what = what.replace(" _ ", " ... ");
+                let excuse = wait::stood_still().map_or_else(String::new, |time| {
+                    format!(
+                        " (the machine had stood still for {}: run it again)",
+                        Fact::Time(time)
+                    )
+                });
                 report.differences.push(format!(
-                    "{what} should have been {expected}, but was {observed}"
+                    "{what} should have been {expected}, but was {observed}{excuse}"
                 ));
             }
             Judgement::Unseen(why) => report.skipped.push((what.into(), why)),
