@@ -147,19 +147,19 @@ impl Row {
         chance: &mut Chance,
     ) -> anyhow::Result<()> {
         let over = end.min(Instant::now() + SHIFT);
-        let (done, cuts) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (done, cuts) = (AtomicBool::new(false), Cuts::default());
         let tasks: Vec<_> = (0..CLIENTS).map(|_| Chance::new(chance.number())).collect();
         thread::scope(|scope| {
             for mut chance in tasks {
                 let (done, cuts) = (&done, &cuts);
                 scope.spawn(move || {
                     while !done.load(Relaxed) {
-                        let before = cuts.load(Relaxed);
+                        let before = cuts.so_far();
                         let talk = Talk::pick(self.contestant, &mut chance);
                         let result = self.talk(server, &talk, &mut chance);
                         match result {
                             Ok(()) => {}
-                            Err(_) if cuts.load(Relaxed) > before => {
+                            Err(_) if cuts.complete() > before => {
                                 self.tally.cut.fetch_add(1, Relaxed);
                             }
                             Err(error) => self.lost(format!("{talk:?}: {error:#}")),
@@ -195,7 +195,7 @@ impl Row {
     fn let_something_happen(
         &self,
         server: &ServerProcess,
-        cuts: &AtomicU64,
+        cuts: &Cuts,
         chance: &mut Chance,
     ) -> anyhow::Result<()> {
         let pause = Duration::from_millis(20 + chance.up_to(200));
@@ -414,23 +414,50 @@ fn lack_of_descriptors(server: &ServerProcess, pause: Duration) {
 }
 
 /// Kills a child, if there are any: whoever it serves is cut off.
-fn kill_one(server: &ServerProcess, contestant: Contestant, cuts: &AtomicU64, chance: &mut Chance) {
+fn kill_one(server: &ServerProcess, contestant: Contestant, cuts: &Cuts, chance: &mut Chance) {
     if contestant.model.unit() != Unit::Process {
         return;
     }
     let children = processes::children(server.pid());
     if let Some(child) = children.get(chance.up_to(children.len() as u64) as usize) {
-        cuts.fetch_add(1, Relaxed);
-        // It may have ended; nobody but the server waits for it, and its pid is not given away so
-        // soon.
-        let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
-        // Until it has run again to die, it may accept another.
-        let _ = eventually("its death", PATIENCE, || {
-            let dead = processes::look(child.pid).is_none_or(|process| process.state == 'Z');
-            dead.then_some(())
+        cuts.while_one_is_killed(|| {
+            // It may have ended; nobody but the server waits for it, and its pid is not given away so
+            // soon.
+            let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
+            // Until it has run again to die, it may accept another.
+            let _ = eventually("its death", PATIENCE, || {
+                let dead = processes::look(child.pid).is_none_or(|process| process.state == 'Z');
+                dead.then_some(())
+            });
         });
+    }
+}
+
+/// Counts how often somebody who serves has been killed.
+#[derive(Default)]
+struct Cuts {
+    count: AtomicU64,
+    killing: Mutex<()>,
+}
+
+impl Cuts {
+    /// To be asked before a conversation begins.
+    fn so_far(&self) -> u64 {
+        self.count.load(Relaxed)
+    }
+
+    /// To be asked when one has failed: whoever is being killed at this moment is dead first.
+    fn complete(&self) -> u64 {
+        let _nobody = lock(&self.killing);
+        self.so_far()
+    }
+
+    fn while_one_is_killed(&self, kill: impl FnOnce()) {
+        let _killing = lock(&self.killing);
+        self.count.fetch_add(1, Relaxed);
+        kill();
         // Again, for conversations that have begun in between.
-        cuts.fetch_add(1, Relaxed);
+        self.count.fetch_add(1, Relaxed);
     }
 }
 
