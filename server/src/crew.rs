@@ -9,7 +9,8 @@
 //! Here an overflow meets the guard page, and is a SIGSEGV without a word.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
+use std::io::Write as _;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
@@ -45,20 +46,20 @@ impl Crew {
         nth: u64,
         body: impl FnOnce() + Send + 'static,
     ) -> nix::Result<()> {
+        let mut threads = self.lock();
+        threads.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        threads.insert(nth, None);
+        drop(threads);
         let member = Member {
             crew: Arc::clone(self),
             nth,
         };
-        self.lock().insert(nth, None);
-        start_detached(Box::new(move || {
+        start_detached(move || {
             signals::leave_to_main_thread();
             member.can_be_interrupted();
-            if let Ok(name) = CString::new(format!("{kind} {nth}")) {
-                // Without a name it serves as well.
-                let _ = set_name(&name);
-            }
+            call_oneself(kind, nth);
             body();
-        }))
+        })
     }
 
     /// How many there are.
@@ -119,21 +120,37 @@ impl Drop for Member {
     }
 }
 
-type Body = Box<dyn FnOnce() + Send>;
+/// The calling thread's name, as far as it fits. On the stack: who has got the last memory for that
+/// one can serve a client without any more.
+fn call_oneself(kind: &str, nth: u64) {
+    let mut name = [0; 16];
+    let room = name.len() - 1;
+    let _ = write!(&mut name[..room], "{kind} {nth}");
+    if let Ok(name) = CStr::from_bytes_until_nul(&name) {
+        // Without a name it serves as well.
+        let _ = set_name(name);
+    }
+}
 
 /// Starts a thread for which nobody waits; pthread_create(3).
 #[expect(unsafe_code)]
-fn start_detached(body: Body) -> nix::Result<()> {
+fn start_detached<F: FnOnce() + Send>(body: F) -> nix::Result<()> {
     let checked = |code: c_int| match code {
         0 => Ok(()),
         code => Err(Errno::from_raw(code)),
     };
+    // Box::new would end the server where there is no memory left.
+    let mut handed_over = Vec::new();
+    handed_over
+        .try_reserve_exact(1)
+        .map_err(|_| Errno::ENOMEM)?;
+    handed_over.push(body);
     let mut attributes = MaybeUninit::uninit();
     // SAFETY: it makes them valid, or fails.
     checked(unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) })?;
     // SAFETY: they are valid.
     let mut attributes = unsafe { attributes.assume_init() };
-    let handed_over = Box::into_raw(Box::new(body)).cast();
+    let handed_over: *mut [F] = Box::into_raw(handed_over.into_boxed_slice());
     // SAFETY: the attributes are valid until they are destroyed; `begin` takes the pointer back,
     // once, and what it points to may be sent to it.
     let started = unsafe {
@@ -143,23 +160,23 @@ fn start_detached(body: Body) -> nix::Result<()> {
         let code = libc::pthread_create(
             thread.as_mut_ptr(),
             &raw const attributes,
-            begin,
-            handed_over,
+            begin::<F>,
+            handed_over.cast(),
         );
         libc::pthread_attr_destroy(&raw mut attributes);
         checked(code)
     };
     if started.is_err() {
         // SAFETY: there is no thread that could take it back.
-        drop(unsafe { Box::from_raw(handed_over.cast::<Body>()) });
+        drop(unsafe { Box::from_raw(handed_over) });
     }
     started
 }
 
-extern "C" fn begin(body: *mut c_void) -> *mut c_void {
+extern "C" fn begin<F: FnOnce()>(body: *mut c_void) -> *mut c_void {
     #[expect(unsafe_code)]
-    // SAFETY: see start_detached().
-    let body = unsafe { Box::from_raw(body.cast::<Body>()) };
+    // SAFETY: see start_detached(); a slice of one is laid out as that one.
+    let body = unsafe { Box::from_raw(body.cast::<F>()) };
     // Nothing may unwind into C. A panic has been told by the one that panicked.
     let _ = catch_unwind(AssertUnwindSafe(body));
     ptr::null_mut()

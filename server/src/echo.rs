@@ -108,8 +108,11 @@ impl Buffer {
         }
     }
 
+    /// Where there is no memory for it, the small one does as well.
     fn grow(&mut self) {
-        self.large.resize(BUFFER, 0);
+        if self.large.try_reserve_exact(BUFFER).is_ok() {
+            self.large.resize(BUFFER, 0);
+        }
     }
 }
 

@@ -1,11 +1,14 @@
-//! The limit of descriptors, our own or that of a running process; getrlimit(2), prlimit(2).
+//! The limits of descriptors and memory, our own or those of a running process; getrlimit(2),
+//! prlimit(2).
+
+use std::fs;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::observe::processes;
 use crate::program::PROMPTLY;
@@ -76,8 +79,23 @@ impl Limit {
 
 /// The limit of descriptors (`RLIMIT_NOFILE`, soft and hard) of another process, and a new one;
 /// prlimit(2). Returns what it was. Errors: ESRCH if it has ended, EPERM if it is not ours.
-#[expect(unsafe_code)]
 pub fn limit_descriptors(pid: i32, new: Option<(u64, u64)>) -> nix::Result<(u64, u64)> {
+    limit(pid, Resource::RLIMIT_NOFILE, new)
+}
+
+/// From now on another process can map so many bytes more than it has, and no more (`RLIMIT_AS`).
+pub fn limit_memory(pid: i32, more: u64) -> Result<()> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let pages = statm.split(' ').next().context("an empty statm")?;
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.context("no page size")? as u64;
+    let soft = pages.parse::<u64>()? * page + more;
+    let (_, hard) = limit(pid, Resource::RLIMIT_AS, None)?;
+    limit(pid, Resource::RLIMIT_AS, Some((soft, hard)))?;
+    Ok(())
+}
+
+#[expect(unsafe_code)]
+fn limit(pid: i32, of: Resource, new: Option<(u64, u64)>) -> nix::Result<(u64, u64)> {
     let new = new.map(|(rlim_cur, rlim_max)| libc::rlimit { rlim_cur, rlim_max });
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut old = libc::rlimit {
@@ -85,6 +103,6 @@ pub fn limit_descriptors(pid: i32, new: Option<(u64, u64)>) -> nix::Result<(u64,
         rlim_max: 0,
     };
     // SAFETY: it reads one struct, if there is one, and writes one.
-    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, new, &raw mut old) };
+    let done = unsafe { libc::prlimit(pid, of as _, new, &raw mut old) };
     Errno::result(done).map(|_| (old.rlim_cur, old.rlim_max))
 }

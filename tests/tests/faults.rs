@@ -21,7 +21,7 @@ use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 use tcpecho_common::Model;
 use tcpecho_common::model::{Serves, Unit};
-use tcpecho_lab::limit::Limit;
+use tcpecho_lab::limit::{Limit, limit_memory};
 use tcpecho_lab::observe::{processes, sockets};
 use tcpecho_lab::server::{Server, ServerProcess};
 use tcpecho_lab::wait::eventually;
@@ -549,6 +549,39 @@ fn stop_and_continue_change_nothing(model: Model, args: &[&str]) {
     is_well(&server, &mut None);
     no_zombies(&server);
     assert_eq!(server.stderr(), "");
+}
+
+/// A buffer, a stack, what the thread is started with: whatever there is no memory for, it is one
+/// client's affair.
+#[test]
+fn who_has_no_memory_for_another_thread_serves_those_it_has() {
+    const SOME: usize = 100;
+    const ROOM: u64 = 4 << 20;
+    let server = start(Server::model(Model::Thread));
+    let mut bystander = bystander(Model::Thread, server.address());
+    limit_memory(server.pid(), ROOM).expect("a limit");
+    let long = "x".repeat(20_000);
+    let mut clients: Vec<_> = (0..SOME).map(|_| Peer::connect(server.address())).collect();
+    for client in &mut clients {
+        client.send_if_possible(&long);
+    }
+    wait_for_line(&server, "cannot start a thread");
+    let refused = eventually("a word for each", DEADLINE, || {
+        let refused = lines(&server, "cannot start a thread");
+        // And the main thread, and the bystander's.
+        let at_work = threads(&server)?;
+        (refused + at_work == SOME + 2).then_some(refused)
+    });
+    let refused = refused.expect("served, or refused");
+    assert!((1..SOME).contains(&refused), "{refused} of {SOME} refused");
+    drop(clients);
+    let left = || threads(&server).filter(|left| *left == 2);
+    eventually("threads that leave", DEADLINE, left).expect("two threads");
+    is_well(&server, &mut bystander);
+}
+
+fn threads(server: &ServerProcess) -> Option<usize> {
+    Some(processes::states(server.pid())?.len())
 }
 
 fn start(server: Server) -> ServerProcess {
