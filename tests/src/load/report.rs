@@ -159,7 +159,7 @@ pub struct Warmup {
     pub first_rate: f64,
     /// Echoes per second in the last quarter of the measurement.
     pub last_rate: f64,
-    /// First and last quarter are within a tenth of each other.
+    /// First and last quarter are within a tenth of each other, or no further apart than chance makes few echoes.
     pub steady: bool,
 }
 
