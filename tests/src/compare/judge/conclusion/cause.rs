@@ -151,20 +151,28 @@ fn spent(who: &Cell, best: &Cell, bulk: bool) -> Option<String> {
         more(|round| round.cpu.user_s)?,
         more(|round| round.cpu.system_s)?,
     );
-    let (most, rest, place) = if user > system {
-        (user, system, "in the program itself")
+    let places = ["in the program itself", "in the kernel"];
+    let (most, rest, [place, other]) = if user > system {
+        (user, system, places)
     } else {
-        (system, user, "in the kernel")
+        (system, user, [places[1], places[0]])
     };
-    if most <= 0.0 {
+    if most + rest <= 0.0 {
         return None;
     }
-    let all = if rest > 0.0 {
-        format!(" of {} more", figures::time_us(most + rest))
+    let time = figures::time_us;
+    Some(if rest < 0.0 {
+        let (most, less) = (time(most), time(-rest));
+        format!("it spends {most} more {place} and {less} less {other}")
+    } else if rest > 0.0 {
+        format!(
+            "it spends {} of {} more {place}",
+            time(most),
+            time(most + rest)
+        )
     } else {
-        " more".into()
-    };
-    Some(format!("it spends {}{all} {place}", figures::time_us(most)))
+        format!("it spends {} more {place}", time(most))
+    })
 }
 
 /// A count per echo: `12`, `1.9`, `0.03`.
