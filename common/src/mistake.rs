@@ -162,7 +162,7 @@ impl Mistake {
                 "after kill -9 of the parent clients connect and get no answer, and a restart fails with EADDRINUSE as long as a child lives"
             }
             Self::CloseInLoop => {
-                "the first line comes back, then the connection ends; -vvv shows read failing with EBADF"
+                "the first line (of up to 4096 bytes) comes back, then the connection ends; -vvv shows read failing with EBADF"
             }
             Self::OneClient => "the first client is served well, the second is refused",
             Self::FatalEintr => {

@@ -452,6 +452,8 @@ fn an_interruption_leaves_nothing_behind() -> Result<()> {
     ensure!(!started.iter().any(|process| lives(process.pid)));
     let said = String::from_utf8_lossy(&lab.stdout()).into_owned();
     ensure!(said.contains("interrupted"), "{said}");
+    let told = lab.stderr();
+    ensure!(told.contains(&format!("not written: {file}")), "{told}");
     ensure!(
         fs::read_dir(&place.0)?.count() == 1,
         "only the server of the test is there"

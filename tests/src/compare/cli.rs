@@ -355,16 +355,26 @@ impl Compare {
 
     /// Writes it where it is wanted; what was interrupted to the terminal only.
     fn tell(&self, found: &Comparison, width: usize) -> Result<Exit> {
-        if !self.has_stdout() {
-            let text = terminal(found, width, glyphs());
-            print(move || anstream::stdout().write_all(text.as_bytes()))?;
+        let text = terminal(found, width, glyphs());
+        match (self.has_stdout(), found.interrupted) {
+            (false, _) => print(move || anstream::stdout().write_all(text.as_bytes()))?,
+            (true, true) => print(move || anstream::stderr().write_all(text.as_bytes()))?,
+            (true, false) => {}
         }
-        if !found.interrupted {
-            for (file, format) in self.exports() {
-                if let Some(file) = file {
-                    write(file, format(found)?)
-                        .with_context(|| format!("cannot write {}", file.display()))?;
-                }
+        let exports = self.exports().into_iter();
+        let exports = exports.filter_map(|(file, format)| Some((file?, format)));
+        if found.interrupted {
+            let files: Vec<_> = exports
+                .map(|(file, _)| file.display().to_string())
+                .collect();
+            if !files.is_empty() {
+                let text = format!("interrupted: not written: {}", files.join(", "));
+                logging::say("tcpecho-lab", text);
+            }
+        } else {
+            for (file, format) in exports {
+                write(file, format(found)?)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
             }
         }
         let mut failed = Exit::Done;
