@@ -488,11 +488,29 @@ fn settle<S>(
 }
 
 fn vary<S>(expectation: &Expectation<S>, fact: &Fact) -> Judgement {
+    let expected = &expectation.expected;
     let known = expectation.variations.iter().find(|v| v.fact == *fact);
-    known.map_or_else(
-        || different(&expectation.expected, &fact.to_string()),
-        |variation| Judgement::Varied(fact.clone(), variation.reason.clone()),
+    let reason = known.map(|variation| variation.reason.clone());
+    let reason = reason.or_else(|| late(expected, fact, wait::stood_still()?));
+    reason.map_or_else(
+        || different(expected, &fact.to_string()),
+        |reason| Judgement::Varied(fact.clone(), reason),
     )
+}
+
+/// Why a time may be too long though everybody was quick: it is so by no more than the machine has stood
+/// still. Of a time that is short in comparison that says nothing.
+fn late(expected: &Expected, fact: &Fact, stood_still: Duration) -> Option<String> {
+    let (Expected::Below(limit), Fact::Time(time)) = (expected, fact) else {
+        return None;
+    };
+    let may_be = stood_still < *limit && time.saturating_sub(stood_still) < *limit;
+    may_be.then(|| {
+        format!(
+            "the machine had stood still for {}",
+            Fact::Time(stood_still)
+        )
+    })
 }
 
 fn different(expected: &Expected, observed: &str) -> Judgement {
@@ -688,6 +706,19 @@ mod tests {
             transcript.contains("$ push 0"),
             "the steps so far: {transcript}"
         );
+    }
+
+    #[test]
+    fn a_time_that_is_too_long_may_be_the_machines() {
+        let s = Duration::from_secs;
+        let late = |limit, time, still| {
+            let late = late(&Expected::Below(s(limit)), &Fact::Time(s(time)), s(still));
+            late.is_some()
+        };
+        assert!(late(5, 7, 3));
+        assert!(!late(5, 9, 3), "too late even so");
+        assert!(!late(1, 2, 3), "of no account beside the standstill");
+        assert!(super::late(&Expected::AtLeast(s(5)), &Fact::Time(s(4)), s(3)).is_none());
     }
 
     #[test]
