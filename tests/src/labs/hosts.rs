@@ -576,6 +576,9 @@ fn connect_server(host: &Host) -> Result<()> {
     host.route(EVERYWHERE, Way::Via(FAR.0))
 }
 
+/// Of gaps that are [`growth`]: a timer was late.
+pub const ALIKE_BUT_ONE: &str = "all alike but one";
+
 /// The time between each and the next.
 pub fn gaps(times: &[u64]) -> Vec<Duration> {
     let pairs = times.windows(2);
@@ -583,7 +586,7 @@ pub fn gaps(times: &[u64]) -> Vec<Duration> {
 }
 
 /// How the gaps grow, the first left out (a tail loss probe ends it): `each twice the one before`,
-/// `all alike`, or else their ratios.
+/// `all alike`, [`ALIKE_BUT_ONE`], or else their ratios.
 pub fn growth(times: &[u64]) -> String {
     let gaps = gaps(times);
     let late = gaps.get(1..).unwrap_or_default();
@@ -597,9 +600,11 @@ pub fn growth(times: &[u64]) -> String {
     let alike = least
         .zip(most)
         .is_some_and(|(least, most)| *most < *least * 2);
+    let longer = |least: &Duration| late.iter().filter(|gap| **gap > *least * 3 / 2).count();
     match ratios.len() {
         2.. if doubled => "each twice the one before".into(),
         2.. if alike => "all alike".into(),
+        2.. if least.map(longer) == Some(1) => ALIKE_BUT_ONE.into(),
         _ => format!("ratios {ratios:.1?}"),
     }
 }
@@ -653,7 +658,9 @@ mod tests {
         assert_eq!(growth(&[207, 208, 440, 832, 1667]), twice);
         assert_eq!(growth(&[232, 208, 204, 204]), "all alike");
         assert_eq!(growth(&[207, 208, 390, 230]), "all alike");
-        assert!(growth(&[207, 208, 208, 832]).starts_with("ratios"));
+        assert_eq!(growth(&[205, 209, 677, 205]), ALIKE_BUT_ONE);
+        assert_eq!(growth(&[207, 208, 208, 832]), ALIKE_BUT_ONE);
+        assert!(growth(&[207, 208, 208, 500, 500]).starts_with("ratios"));
         assert!(growth(&[207, 208, 440]).starts_with("ratios"), "too few");
         assert!(growth(&[]).starts_with("ratios"));
     }
