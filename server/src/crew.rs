@@ -134,7 +134,7 @@ fn call_oneself(kind: &str, nth: u64) {
 
 /// Starts a thread for which nobody waits; pthread_create(3).
 #[expect(unsafe_code)]
-fn start_detached<F: FnOnce() + Send>(body: F) -> nix::Result<()> {
+fn start_detached<F: FnOnce() + Send + 'static>(body: F) -> nix::Result<()> {
     let checked = |code: c_int| match code {
         0 => Ok(()),
         code => Err(Errno::from_raw(code)),

@@ -110,7 +110,7 @@ impl Buffer {
 
     /// Where there is no memory for it, the small one does as well.
     fn grow(&mut self) {
-        if self.large.try_reserve_exact(BUFFER).is_ok() {
+        if self.large.is_empty() && self.large.try_reserve_exact(BUFFER).is_ok() {
             self.large.resize(BUFFER, 0);
         }
     }
