@@ -3,9 +3,8 @@
 //! The probe is asked again when the wait has grown by a tenth, and at least ten times a second: what
 //! happens at once costs nothing, and who waits long leaves the machine to those he waits for.
 //!
-//! A machine may stand still: a laptop that swaps, a virtual machine whose host is busy (one of ours
-//! stood still for 3 s every few minutes). Those we wait for stood still, too, so that time does not
-//! count.
+//! A machine may stand still: a laptop that swaps, a virtual machine whose host is busy (one
+//! stood still for 3.2 s under load). Those we wait for stood still, too, so that time does not count.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;

@@ -159,7 +159,7 @@ pub struct Warmup {
     pub first_rate: f64,
     /// Echoes per second in the last quarter of the measurement.
     pub last_rate: f64,
-    /// First and last quarter are within a tenth of each other, or no further apart than chance makes few echoes.
+    /// First and last quarter are within a tenth of each other, or so few echoes apart that it may be chance.
     pub steady: bool,
 }
 
