@@ -22,10 +22,11 @@ use tcpecho_common::Model;
 use tcpecho_lab::client::{Client, ClientProcess};
 use tcpecho_lab::contestant::Contestant;
 use tcpecho_lab::load::clock;
-use tcpecho_lab::load::report::{Event, Latency, Outcome, Report};
+use tcpecho_lab::load::report::{Engine, Event, Latency, Outcome, Report};
 use tcpecho_lab::observe::processes;
 use tcpecho_lab::observe::rest::is_at_rest;
 use tcpecho_lab::server::{Server, ServerProcess};
+use tcpecho_lab::skip::{skip, strace_works};
 use tcpecho_lab::wait::eventually;
 use tcpecho_lab::{netns, promised};
 
@@ -115,7 +116,18 @@ promised! { by those that serve many at once:
 fn every_kind_of_load_comes_back_whole(contestant: &Contestant) -> Result<()> {
     let server = contestant.server().start()?;
     for load in [
-        &["-c", "6"][..],
+        &["-c", "6", "--engine", "epoll"][..],
+        &["-c", "6", "--engine", "io-uring"],
+        &[
+            "-c",
+            "6",
+            "--engine",
+            "io-uring",
+            "-s",
+            "4k",
+            "--threads",
+            "2",
+        ],
         &["-c", "6", "--depth", "5", "--threads", "2", "-s", "3000"],
         &["-c", "6", "--rate", "500"],
         &["-c", "3", "--connect-per-request"],
@@ -131,6 +143,8 @@ fn every_kind_of_load_comes_back_whole(contestant: &Contestant) -> Result<()> {
             "5",
             "--never-read",
             "1",
+            "--engine",
+            "io-uring",
         ],
     ] {
         let report = whole(&server, load)?;
@@ -169,6 +183,58 @@ fn whole(server: &ServerProcess, load: &[&str]) -> Result<Report> {
             return Ok(report);
         }
     }
+}
+
+#[test]
+fn messages_go_through_io_uring_where_that_is_worth_it() -> Result<()> {
+    let server = Server::model(Model::Reactor).start()?;
+    let many = whole(&server, &["-c", "50"])?;
+    assert_eq!(many.generator.engine, Engine::IoUring);
+    for other in [
+        &["-c", "1"][..],
+        &["-c", "50", "--engine", "epoll"],
+        &["-c", "50", "-s", "5000"],
+        &["-c", "50", "--depth", "2"],
+        &["-c", "50", "--rate", "500"],
+    ] {
+        let report = whole(&server, other)?;
+        assert_eq!(report.generator.engine, Engine::Epoll, "{other:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn where_io_uring_is_forbidden_epoll_does_it() -> Result<()> {
+    const TEST: &str = "where_io_uring_is_forbidden_epoll_does_it";
+    if !strace_works() {
+        return skip(TEST, "strace does not work here");
+    }
+    let server = Server::model(Model::Reactor).start()?;
+    for inject in [
+        "inject=io_uring_setup:error=EPERM",
+        "inject=io_uring_setup:error=EINVAL",
+        "inject=io_uring_register:error=ENOMEM",
+    ] {
+        // With -f, for it is not the first thread that asks.
+        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", inject];
+        let run = |flags: &[&str]| -> Result<_> {
+            let client = load(server.address(), &[flags, SHORT].concat());
+            let client = client.args(&["--json", "-"]).under(&strace).start()?;
+            let code = client.wait(DEADLINE)?.code();
+            Ok((code, client))
+        };
+        let (code, client) = run(&[])?;
+        ensure!(code == Some(0), "{inject}: {client}");
+        let report: Report = serde_json::from_slice(&client.stdout())?;
+        assert_eq!(report.generator.engine, Engine::Epoll, "{inject}");
+        let (code, client) = run(&["--engine", "io-uring"])?;
+        ensure!(code == Some(1), "{inject}: {client}");
+        ensure!(
+            client.stderr().contains("--engine epoll"),
+            "{inject}: {client}"
+        );
+    }
+    Ok(())
 }
 
 #[test]

@@ -72,6 +72,7 @@ fn full_report() -> Report {
             steady: true,
         },
         generator: report::Generator {
+            engine: report::Engine::Epoll,
             user_s: 0.1,
             system_s: 0.2,
             busiest_thread: 0.3,

@@ -248,7 +248,7 @@ fn footprint(occupied: Occupied) -> Footprint {
 mod tests {
     use super::*;
     use crate::compare::judge::example::latency_of;
-    use crate::load::report::{self, Generator, Load, Mode, Outcome, Shares, Warmup};
+    use crate::load::report::{self, Engine, Generator, Load, Mode, Outcome, Shares, Warmup};
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -288,6 +288,7 @@ mod tests {
                 steady: true,
             },
             generator: Generator {
+                engine: Engine::Epoll,
                 user_s: 0.1,
                 system_s: 0.2,
                 busiest_thread: 0.3,

@@ -10,7 +10,7 @@ use tcpecho_common::{defaults, units};
 use crate::load::output;
 use crate::load::pattern::PIECE;
 use crate::load::plan::{Kind, Plan};
-use crate::load::report::{Load, Mode};
+use crate::load::report::{Engine, Load, Mode};
 
 /// The program's name.
 pub const PROGRAM: &str = "tcpecho-load";
@@ -116,6 +116,11 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256), help_heading = LOAD)]
     threads: u64,
 
+    /// By which system calls messages are sent and waited for [default: io-uring for short messages that
+    /// follow each other on many connections, if the system has it; else epoll]
+    #[arg(long, value_name = "ENGINE", help_heading = LOAD)]
+    engine: Option<Engine>,
+
     /// Who is owed something and gets nothing for so long has failed
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration, help_heading = LOAD)]
     timeout: Duration,
@@ -171,6 +176,12 @@ impl Cli {
     fn check(&self) -> Result<(), String> {
         self.check_modes()?;
         self.check_rate()?;
+        if self.engine == Some(Engine::IoUring) {
+            let suits = self.plan().suits_ring();
+            suits.map_err(|what| {
+                format!("--engine io-uring cannot do {what}: leave one of them out")
+            })?;
+        }
         if self.threads > self.connections {
             return Err(format!(
                 "{} threads have nothing to do with {} connections: --threads {} at most, or more -c",
@@ -261,6 +272,7 @@ impl Cli {
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
                 .collect(),
+            engine: self.engine,
             timeout: self.timeout,
             interval: self.interval(),
             hold: self.hold,

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 
+use mio::Registry;
 use mio::event::Event;
 use mio::net::TcpStream;
 
@@ -67,6 +69,12 @@ pub struct Connection {
     writable: bool,
     /// The last edge told of more than data: read on until there is nothing.
     to_the_end: bool,
+}
+
+impl AsRawFd for Connection {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
 }
 
 impl Connection {
@@ -151,15 +159,24 @@ impl Connection {
         self.readable
     }
 
+    /// What is to be sent next of what was released, in one piece.
+    pub fn to_send<'p>(&self, pattern: &'p Pattern) -> &'p [u8] {
+        pattern.slice(self.origin, self.sent, self.released - self.sent)
+    }
+
+    /// So many bytes of it were sent, by a call that was made at `now`.
+    pub fn has_sent(&mut self, n: usize, now: u64) {
+        self.sent += n as u64;
+        self.note_begun(now);
+    }
+
     /// Sends what the socket takes of what was released; 0 if it takes nothing. The time is `now`.
     pub fn send(&mut self, pattern: &Pattern, now: u64) -> Result<u64, Failure> {
-        let piece = pattern.slice(self.origin, self.sent, self.released - self.sent);
-        let length = piece.len();
+        let piece = self.to_send(pattern);
         match self.stream.write(piece) {
             Ok(n) => {
-                self.writable = n == length;
-                self.sent += n as u64;
-                self.note_begun(now);
+                self.writable = n == piece.len();
+                self.has_sent(n, now);
                 Ok(n as u64)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -186,9 +203,7 @@ impl Connection {
             Ok(0) => Ok(Received::Fin),
             Ok(n) => {
                 self.readable = n == buffer.len() || self.to_the_end;
-                self.compare(&buffer[..n], pattern)?;
-                self.received += n as u64;
-                Ok(Received::Bytes(n as u64))
+                self.take(&buffer[..n], pattern)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 (self.readable, self.to_the_end) = (false, false);
@@ -196,6 +211,13 @@ impl Connection {
             }
             Err(error) => Err(self.broken(&error)),
         }
+    }
+
+    /// These bytes have come back: compares them.
+    pub fn take(&mut self, found: &[u8], pattern: &Pattern) -> Result<Received, Failure> {
+        self.compare(found, pattern)?;
+        self.received += found.len() as u64;
+        Ok(Received::Bytes(found.len() as u64))
     }
 
     fn compare(&self, found: &[u8], pattern: &Pattern) -> Result<(), Failure> {
@@ -275,9 +297,21 @@ impl Connection {
         Some(Failure::new(kind, text))
     }
 
-    fn broken(&self, error: &std::io::Error) -> Failure {
+    /// It cannot go on after this error.
+    pub fn broken(&self, error: &std::io::Error) -> Failure {
         let Self { sent, received, .. } = self;
         Failure::system(error).of(&format!("after {received} of {sent} bytes"))
+    }
+
+    /// From now on somebody else than this poller tells what happens to it.
+    pub fn leave(&mut self, registry: &Registry) -> std::io::Result<()> {
+        registry.deregister(&mut self.stream)
+    }
+
+    /// Ends it both ways, for whoever still has its descriptor.
+    pub fn abandon(&self) {
+        // If it has ended already, so much the better.
+        let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Its number.

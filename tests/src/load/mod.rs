@@ -2,8 +2,8 @@
 //! every byte of it.
 //!
 //! In reading order: [`cli`] and [`plan`] say what is to be done, [`run`] does it with [`worker`]s,
-//! each with a poll and its share of the [`connection`]s; [`pattern`] is what they send, [`pace`] when,
-//! [`meter`] what of it counts, [`failure`] what can go wrong; [`summary`] adds it up to the
+//! each with a poll (and a [`ring`]) and its share of the [`connection`]s; [`pattern`] is what they send,
+//! [`pace`] when, [`meter`] what of it counts, [`failure`] what can go wrong; [`summary`] adds it up to the
 //! [`report`], which [`table`], [`json`] and [`hdr`] tell in different tongues.
 
 pub mod cli;
@@ -22,6 +22,7 @@ pub mod plan;
 pub mod processor;
 pub mod progress;
 pub mod report;
+pub mod ring;
 pub mod run;
 pub mod source;
 pub mod summary;

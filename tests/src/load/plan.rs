@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::load::pattern::PIECE;
-use crate::load::report::{Load, Mode};
+use crate::load::report::{Engine, Load, Mode};
+use crate::load::ring;
 
 /// A run of the load generator.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +15,8 @@ pub struct Plan {
     pub port: u16,
     /// What the report repeats.
     pub load: Load,
+    /// What the measured connections are to go through, if it matters.
+    pub engine: Option<Engine>,
     /// The company of the measured connections, by kind.
     pub company: Vec<(Kind, u64)>,
     /// Who is owed something and gets nothing for so long has failed.
@@ -110,6 +113,20 @@ impl Plan {
         match kind {
             Kind::Measured => self.load.size,
             _ => PIECE as u64,
+        }
+    }
+
+    /// Can the messages go through io_uring? Errors: why not.
+    pub fn suits_ring(&self) -> Result<(), String> {
+        match self.load.mode {
+            Mode::Closed { depth: 1 } if self.load.size <= ring::LONGEST => Ok(()),
+            Mode::Closed { depth: 1 } => {
+                Err(format!("messages of more than {} bytes", ring::LONGEST))
+            }
+            Mode::Closed { .. } => Err("--depth".into()),
+            Mode::Open { .. } => Err("--rate".into()),
+            Mode::ConnectPerRequest => Err("--connect-per-request".into()),
+            Mode::Bulk => Err("--bulk".into()),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Times are in seconds where the name ends in `_s`, in microseconds where it ends in `_us`. A figure
 //! that was not measured is absent, never 0.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// The number of this format; it grows when a field changes its meaning or goes.
@@ -88,6 +89,26 @@ pub enum Mode {
     Bulk,
 }
 
+/// By which system calls messages are sent and echoes waited for.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// A send and a recv for each, and one epoll_wait for all that are ready
+    Epoll,
+    /// One io_uring_enter for many
+    IoUring,
+}
+
+impl Engine {
+    /// As the kernel's manual calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -166,6 +187,8 @@ pub struct Warmup {
 /// What the generator itself needed while measuring.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Generator {
+    /// How messages were sent and echoes waited for.
+    pub engine: Engine,
     /// CPU time in user mode.
     pub user_s: f64,
     /// CPU time in the kernel.

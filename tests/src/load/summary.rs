@@ -9,7 +9,9 @@ use crate::load::latency::Recorder;
 use crate::load::meter::{Parts, Slice, Times};
 use crate::load::plan::Kind;
 use crate::load::processor::Usage;
-use crate::load::report::{Company, FORMAT, Generator, Mode, Outcome, Report, Shares, Warmup};
+use crate::load::report::{
+    Company, Engine, FORMAT, Generator, Mode, Outcome, Report, Shares, Warmup,
+};
 use crate::load::worker::{self, Shared};
 
 /// A thread that is busy for more of the time has none left.
@@ -35,6 +37,8 @@ pub struct Summary {
     company: BTreeMap<Kind, Company>,
     failures: Ledger,
     unsent: u64,
+    /// All workers had a ring.
+    by_ring: bool,
     usage: Vec<Usage>,
     ended: u64,
 }
@@ -51,6 +55,7 @@ impl Summary {
             company: BTreeMap::new(),
             failures: Ledger::default(),
             unsent: 0,
+            by_ring: true,
             usage: Vec::new(),
             ended: 0,
         }
@@ -78,6 +83,7 @@ impl Summary {
         }
         self.failures.merge(outcome.failures);
         self.unsent += outcome.unsent;
+        self.by_ring &= outcome.engine == Engine::IoUring;
         self.usage.push(outcome.usage);
         self.ended = self.ended.max(outcome.ended);
     }
@@ -145,6 +151,11 @@ impl Summary {
         let totals = self.usage.iter().map(|usage| usage.total().as_secs_f64());
         let busiest_thread = totals.fold(0.0, f64::max) / measured_s.max(1e-9);
         Generator {
+            engine: if self.by_ring && !self.usage.is_empty() {
+                Engine::IoUring
+            } else {
+                Engine::Epoll
+            },
             user_s: sum(|usage| usage.user.as_secs_f64()),
             system_s: sum(|usage| usage.system.as_secs_f64()),
             busiest_thread,

@@ -277,9 +277,10 @@ fn own_cost(generator: &Generator, echoes: u64) -> String {
     let [user, system] = [generator.user_s, generator.system_s].map(|s| s * 1e6 / per);
     let unit = TimeUnit::fitting(user + system);
     format!(
-        "{} {} CPU {each} (user {}, system {}), busiest thread {}",
+        "{} {} CPU {each} by {} (user {}, system {}), busiest thread {}",
         unit.write(user + system),
         unit.name,
+        generator.engine.name(),
         unit.write(user),
         unit.write(system),
         percent(generator.busiest_thread)
@@ -332,7 +333,7 @@ fn write_grid(f: &mut Formatter<'_>, grid: &[Vec<String>], gap: usize) -> fmt::R
 mod tests {
     use super::*;
     use crate::load::latency::Recorder;
-    use crate::load::report::{FORMAT, Warmup};
+    use crate::load::report::{Engine, FORMAT, Warmup};
 
     /// `count` times from `least` to ten times as many microseconds, and one of a second.
     fn times(least: u64, count: u64) -> Option<Latency> {
@@ -379,6 +380,7 @@ mod tests {
                 steady: true,
             },
             generator: Generator {
+                engine: Engine::Epoll,
                 user_s: 0.93,
                 system_s: 2.59,
                 busiest_thread: 0.352,
@@ -442,7 +444,8 @@ time (us)  mean   min  50%  90%  99%  99.9%  99.99%  99.999%        max
 latency     221  40.0  220  364  397    400     400      400  1,000,342
 
 Fairness: 0.999 (1: all connections alike), 30,120 to 30,511 echoes each
-Generator: 2.31 us CPU per echo (user 0.610, system 1.70), busiest thread 35.2 %
+Generator: 2.31 us CPU per echo by epoll (user 0.610, system 1.70), busiest
+  thread 35.2 %
 ";
         assert_eq!(shown(&report(), 80), expected);
     }
@@ -559,6 +562,9 @@ Generator: 2.31 us CPU per echo (user 0.610, system 1.70), busiest thread 35.2 %
             !text.contains("time (") && !text.contains("Fairness"),
             "{text}"
         );
-        assert!(text.contains("Generator: 3.52 s CPU in all"), "{text}");
+        assert!(
+            text.contains("Generator: 3.52 s CPU in all by epoll"),
+            "{text}"
+        );
     }
 }

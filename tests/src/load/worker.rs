@@ -5,6 +5,10 @@
 //! all read into the same buffer. The clock is read once per message, when it has come back and before
 //! the next one is sent; to read it once for all that are ready together would make the last of them
 //! seem faster than it was.
+//!
+//! Where short messages follow each other one by one on many connections, these go through a ring
+//! instead (`by_ring.rs`), if the system lets them: a generator must not be the slower half of what it
+//! measures.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -27,9 +31,11 @@ use crate::load::pace::{Schedule, Timer};
 use crate::load::pattern::{PIECE, Pattern};
 use crate::load::plan::{Kind, Plan, Reads, SLOW_PAUSE, SLOW_PIECE, Sends};
 use crate::load::processor::Usage;
-use crate::load::report::{Load, Mode};
+use crate::load::report::{Engine, Load, Mode};
+use crate::load::ring::{Completion, Ring};
 use crate::load::source::Sources;
 
+mod by_ring;
 mod turn;
 
 const WAKE: Token = Token(usize::MAX - 1);
@@ -88,6 +94,8 @@ pub struct Outcome {
     pub failures: Ledger,
     /// Open loop: messages that were due and not even sent until the end.
     pub unsent: u64,
+    /// What its measured connections went through.
+    pub engine: Engine,
     /// Processor time while measuring.
     pub usage: Usage,
     /// When the load ended; 0 if it has not begun.
@@ -147,6 +155,10 @@ pub struct Worker<'a> {
     shared: &'a Shared,
     teller: Teller,
     poll: Poll,
+    /// What the measured connections go through while there is load, if not through the poller; and
+    /// what was taken from it.
+    ring: Option<Ring<'a>>,
+    completions: Vec<Completion>,
     slots: Vec<Slot>,
     /// Slots whose connections are to be opened before the load begins, and how many are being opened.
     unopened: Range<usize>,
@@ -198,6 +210,8 @@ impl<'a> Worker<'a> {
             teller,
             timer: timer.transpose()?,
             poll,
+            ring: None,
+            completions: Vec::new(),
             unopened: first..slots.len(),
             slots,
             opening: 0,
@@ -240,18 +254,31 @@ impl<'a> Worker<'a> {
         let mut events = Events::with_capacity(1024);
         self.open_more();
         while self.phase != Phase::Over {
-            let patience = self.patience();
-            match self.poll.poll(&mut events, Some(patience)) {
-                Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
-                    return Err(error).context("epoll_wait");
-                }
-                _ => self.now = clock::now(),
-            }
+            self.wait(&mut events)?;
             for event in &events {
-                self.event(event);
+                self.event(event)?;
             }
             self.next_turns();
             self.on_time()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until something has happened, or it is time for something.
+    fn wait(&mut self, events: &mut Events) -> Result<()> {
+        let mut patience = self.patience();
+        if self.ring.is_some() {
+            if !self.ring_round(patience)? {
+                events.clear();
+                return Ok(());
+            }
+            patience = Duration::ZERO;
+        }
+        match self.poll.poll(events, Some(patience)) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                return Err(error).context("epoll_wait");
+            }
+            _ => self.now = clock::now(),
         }
         Ok(())
     }
@@ -265,9 +292,9 @@ impl<'a> Worker<'a> {
         Duration::from_nanos(next.saturating_sub(self.now))
     }
 
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event) -> Result<()> {
         match event.token() {
-            WAKE => self.woken(),
+            WAKE => self.woken()?,
             TIMER => {}
             Token(index) => {
                 if let Some(connection) = &mut self.slots[index].connection {
@@ -277,17 +304,18 @@ impl<'a> Worker<'a> {
             }
         }
         self.send_due();
+        Ok(())
     }
 
-    fn woken(&mut self) {
+    fn woken(&mut self) -> Result<()> {
         if self.shared.stop.load(Ordering::Acquire) {
             self.end_load(self.now);
             self.phase = Phase::Over;
-            return;
+            return Ok(());
         }
         let start = self.shared.start.load(Ordering::Acquire);
         if self.phase == Phase::Ready && start > 0 {
-            self.begin_load(start);
+            self.begin_load(start)?;
         }
         self.may_leave = self.shared.leave.load(Ordering::Acquire);
         match self.phase {
@@ -295,6 +323,7 @@ impl<'a> Worker<'a> {
             _ if self.ended > 0 => self.drain(),
             _ => {}
         }
+        Ok(())
     }
 
     /// Those whose turn was over before they had done everything.
@@ -328,7 +357,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn begin_load(&mut self, start: u64) {
+    fn begin_load(&mut self, start: u64) -> Result<()> {
+        self.board()?;
         let plan = &self.shared.plan;
         let times = Times::of(plan, start);
         self.phase = Phase::Loaded;
@@ -343,6 +373,7 @@ impl<'a> Worker<'a> {
         for index in 0..self.slots.len() {
             self.begin_slot(index);
         }
+        Ok(())
     }
 
     fn schedule_from(&self, start: u64) -> Option<Schedule> {
@@ -475,6 +506,10 @@ impl<'a> Worker<'a> {
             company,
             failures: self.failures,
             unsent: self.unsent,
+            engine: match self.ring {
+                Some(_) => Engine::IoUring,
+                None => Engine::Epoll,
+            },
             usage: self.usage,
             ended: self.ended,
         }

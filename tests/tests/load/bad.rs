@@ -14,6 +14,9 @@ use tcpecho_lab::server::Server;
 
 use super::{DEADLINE, is_warning, last_report, load, run, wait_for};
 
+/// What messages go through.
+const ENGINES: [&str; 2] = ["epoll", "io-uring"];
+
 /// Serves every connection with `serve` in a thread; the threads end with the connections, the
 /// listener with the test.
 fn bad_server(serve: fn(TcpStream) -> std::io::Result<()>) -> Result<SocketAddr> {
@@ -49,10 +52,11 @@ fn index(position: u64, bytes: &[u8], wanted: u64) -> Option<usize> {
     (index < bytes.len()).then_some(index)
 }
 
-/// What is told of a server, by kind; the run must fail, and stderr must say the same.
-fn told(server: SocketAddr) -> Result<Vec<Failures>> {
+/// What is told of a server, by kind, whatever the messages go through; the run must fail, and stderr
+/// must say the same.
+fn told(server: SocketAddr, engine: &str) -> Result<Vec<Failures>> {
     let plan = ["-c", "2", "-d", "400ms", "--warmup", "0", "--timeout", "1s"];
-    let (code, report, stderr) = run(server, &plan)?;
+    let (code, report, stderr) = run(server, &[&plan[..], &["--engine", engine]].concat())?;
     ensure!(
         code == Some(1) && report.outcome == Outcome::Failed,
         "{code:?} {report:?}"
@@ -67,12 +71,14 @@ fn told(server: SocketAddr) -> Result<Vec<Failures>> {
 
 /// All the errors are of this kind, one for each connection, and the first says this.
 fn is_told(server: SocketAddr, kind: &str, words: &str) -> Result<()> {
-    let errors = told(server)?;
-    let [only] = &errors[..] else {
-        anyhow::bail!("more than one kind: {errors:?}");
-    };
-    ensure!(only.kind == kind && only.count == 2, "{only:?}");
-    ensure!(only.first.contains(words), "{only:?}");
+    for engine in ENGINES {
+        let errors = told(server, engine)?;
+        let [only] = &errors[..] else {
+            anyhow::bail!("{engine}: more than one kind: {errors:?}");
+        };
+        ensure!(only.kind == kind && only.count == 2, "{engine}: {only:?}");
+        ensure!(only.first.contains(words), "{engine}: {only:?}");
+    }
     Ok(())
 }
 
@@ -195,6 +201,30 @@ fn no_fin() -> Result<()> {
         Ok(())
     })?;
     is_told(server, "no-fin", "no FIN after ours")
+}
+
+#[test]
+fn an_echo_in_many_pieces_is_no_error() -> Result<()> {
+    let server = bad_server(|stream| {
+        stream.set_nodelay(true)?;
+        let mut bytes = [0; 4096];
+        let (mut from, mut to) = (stream.try_clone()?, stream);
+        loop {
+            let n = from.read(&mut bytes)?;
+            if n == 0 {
+                return Ok(());
+            }
+            for byte in bytes[..n].chunks(16) {
+                to.write_all(byte)?;
+            }
+        }
+    })?;
+    for engine in ENGINES {
+        let plan = ["-c", "20", "-s", "4k", "-d", "400ms", "--engine", engine];
+        let (code, report, stderr) = run(server, &plan)?;
+        ensure!(code == Some(0) && report.echoes > 0, "{engine}: {stderr}");
+    }
+    Ok(())
 }
 
 #[test]

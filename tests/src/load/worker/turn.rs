@@ -1,5 +1,6 @@
 //! What a worker does with one connection: open it, read, send, end it.
 
+use std::io;
 use std::mem;
 
 use mio::{Interest, Token};
@@ -140,7 +141,10 @@ impl Worker<'_> {
             Kind::Measured => format!("connection {number}"),
             kind => format!("{} connection {number}", kind.name()),
         };
-        slot.connection = None;
+        if let (Some(connection), Some(_)) = (slot.connection.take(), &self.ring) {
+            // To close it would not do: the ring has it as well.
+            connection.abandon();
+        }
         self.failures.add(failure.of(&who), self.now);
         if matches!(self.phase, Phase::Opening | Phase::Ready) {
             // There is no load without all of them.
@@ -166,7 +170,7 @@ impl Worker<'_> {
             Reads::Slowly if self.phase == Phase::Draining => Reads::All,
             reads => reads,
         };
-        if reads == Reads::All {
+        if reads == Reads::All && !self.is_by_ring(index) {
             self.read(index, PIECE)?;
         }
         self.send(index)?;
@@ -204,7 +208,10 @@ impl Worker<'_> {
             }
             match connection.receive(&mut self.buffer[..piece], &self.shared.pattern)? {
                 Received::Nothing => return Ok(()),
-                Received::Bytes(n) => self.came_back(index, n)?,
+                Received::Bytes(n) => {
+                    self.now = clock::now();
+                    self.came_back(index, n)?;
+                }
                 Received::Fin => return self.end(index),
             }
         }
@@ -221,9 +228,8 @@ impl Worker<'_> {
         }
     }
 
-    /// So many bytes have come back.
-    fn came_back(&mut self, index: usize, n: u64) -> Result<(), Failure> {
-        self.now = clock::now();
+    /// So many bytes have come back, by now.
+    pub(super) fn came_back(&mut self, index: usize, n: u64) -> Result<(), Failure> {
         let (slot, now) = (&mut self.slots[index], self.now);
         let (Some(connection), Some(meter)) = (&mut slot.connection, &mut self.meter) else {
             return Ok(());
@@ -265,7 +271,7 @@ impl Worker<'_> {
     }
 
     /// Sends what may be sent, until the socket takes no more or its turn is over.
-    fn send(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) fn send(&mut self, index: usize) -> Result<(), Failure> {
         for _ in 0..TURN {
             if !self.has_more(index) {
                 return Ok(());
@@ -280,7 +286,16 @@ impl Worker<'_> {
             if slot.sends == Sends::Scheduled {
                 self.now = clock::now();
             }
-            let n = connection.send(&self.shared.pattern, self.now)?;
+            let n = match &mut self.ring {
+                Some(ring) if slot.kind == Kind::Measured => {
+                    let piece = connection.to_send(&self.shared.pattern);
+                    let asked = ring.send(index, piece);
+                    asked.map_err(|errno| connection.broken(&io::Error::from(errno)))?;
+                    connection.has_sent(piece.len(), self.now);
+                    piece.len() as u64
+                }
+                _ => connection.send(&self.shared.pattern, self.now)?,
+            };
             let counts = self.meter.as_ref().is_some_and(Meter::is_measuring);
             slot.sent += if counts { n } else { 0 };
         }
@@ -324,7 +339,7 @@ impl Worker<'_> {
     }
 
     /// Sends the FIN, if it is time.
-    fn leave(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) fn leave(&mut self, index: usize) -> Result<(), Failure> {
         if self.phase != Phase::Draining || !self.may_leave {
             return Ok(());
         }
@@ -335,7 +350,7 @@ impl Worker<'_> {
     }
 
     /// The peer's FIN has come.
-    fn end(&mut self, index: usize) -> Result<(), Failure> {
+    pub(super) fn end(&mut self, index: usize) -> Result<(), Failure> {
         let slot = &mut self.slots[index];
         if let Some(connection) = slot.connection.take() {
             let ended = connection.end();
