@@ -166,9 +166,12 @@ impl<'a> Ring<'a> {
     }
 
     /// Hands over all that was asked for, and waits for a completion, but no longer than this.
-    pub fn wait(&mut self, patience: Duration) -> nix::Result<()> {
-        let patience = Timespec::from(patience);
-        let arguments = SubmitArgs::new().timespec(&patience);
+    pub fn wait(&mut self, patience: Option<Duration>) -> nix::Result<()> {
+        let patience = patience.map(Timespec::from);
+        let mut arguments = SubmitArgs::new();
+        if let Some(patience) = &patience {
+            arguments = arguments.timespec(patience);
+        }
         let entered = self.uring.submitter().submit_with_args(1, &arguments);
         match entered.map_err(|error| calls::errno(&error)) {
             Ok(_) | Err(Errno::ETIME | Errno::EINTR) => Ok(()),
@@ -230,7 +233,7 @@ mod tests {
     /// The completions that come next.
     fn next(ring: &mut Ring<'_>) -> Vec<Completion> {
         let mut completions = Vec::new();
-        ring.wait(LONG).expect("to wait");
+        ring.wait(Some(LONG)).expect("to wait");
         ring.take(&mut completions);
         assert!(!completions.is_empty(), "nothing came in {LONG:?}");
         completions
@@ -242,7 +245,7 @@ mod tests {
         let mut ring = Ring::new(&[-1, near.as_raw_fd()], 5).expect("io_uring");
         ring.receive(1).expect("room");
         ring.send(1, b"hello").expect("room");
-        ring.wait(Duration::ZERO).expect("to hand it over");
+        ring.wait(Some(Duration::ZERO)).expect("to hand it over");
         let mut bytes = [0; 5];
         far.read_exact(&mut bytes).expect("what was sent");
         far.write_all(&bytes).expect("room");

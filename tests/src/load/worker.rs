@@ -169,7 +169,9 @@ pub struct Worker<'a> {
     phase: Phase,
     meter: Option<Meter>,
     schedule: Option<Schedule>,
-    timer: Option<Timer>,
+    /// Goes off when it is time for something. A timeout of each wait would be set and cleared for each
+    /// echo, where there is but one connection.
+    timer: Timer,
     /// The time when it was last read.
     now: u64,
     next_part: u64,
@@ -198,8 +200,7 @@ impl<'a> Worker<'a> {
         let slots: Vec<_> = share.map(|(n, kind)| Slot::new(plan, n, kind)).collect();
         let is_measured = |slot: &&Slot| slot.kind == Kind::Measured;
         let measured = slots.iter().filter(is_measured).count();
-        let open = matches!(plan.load.mode, Mode::Open { .. });
-        let timer = open.then(|| Timer::new(poll.registry(), TIMER));
+        let timer = Timer::new(poll.registry(), TIMER)?;
         let first = if plan.connects_per_request() {
             measured
         } else {
@@ -208,7 +209,7 @@ impl<'a> Worker<'a> {
         let worker = Self {
             shared,
             teller,
-            timer: timer.transpose()?,
+            timer,
             poll,
             ring: None,
             completions: Vec::new(),
@@ -264,32 +265,27 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Waits until something has happened, or it is time for something.
+    /// Waits until something has happened; the timer is something, too.
     fn wait(&mut self, events: &mut Events) -> Result<()> {
-        let mut patience = self.patience();
+        let mut patience = if self.again.is_empty() {
+            None
+        } else {
+            Some(Duration::ZERO)
+        };
         if self.ring.is_some() {
             if !self.ring_round(patience)? {
                 events.clear();
                 return Ok(());
             }
-            patience = Duration::ZERO;
+            patience = Some(Duration::ZERO);
         }
-        match self.poll.poll(events, Some(patience)) {
+        match self.poll.poll(events, patience) {
             Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                 return Err(error).context("epoll_wait");
             }
             _ => self.now = clock::now(),
         }
         Ok(())
-    }
-
-    /// How long nothing but events matters.
-    fn patience(&self) -> Duration {
-        if !self.again.is_empty() {
-            return Duration::ZERO;
-        }
-        let next = self.next_part.min(self.next_check).min(self.next_slow);
-        Duration::from_nanos(next.saturating_sub(self.now))
     }
 
     fn event(&mut self, event: &Event) -> Result<()> {
@@ -337,9 +333,6 @@ impl<'a> Worker<'a> {
     /// What is to be done at certain times.
     fn on_time(&mut self) -> Result<()> {
         self.send_due();
-        if let (Some(schedule), Some(timer)) = (&self.schedule, &mut self.timer) {
-            timer.set(schedule.due())?;
-        }
         if self.now >= self.next_part {
             self.part();
         }
@@ -354,7 +347,9 @@ impl<'a> Worker<'a> {
             self.end_load(self.now);
             self.phase = Phase::Over;
         }
-        Ok(())
+        let due = self.schedule.as_ref().map_or(u64::MAX, Schedule::due);
+        let times = [due, self.next_part, self.next_check, self.next_slow];
+        self.timer.set(times.into_iter().fold(u64::MAX, u64::min))
     }
 
     fn begin_load(&mut self, start: u64) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::load::report::Engine;
 use crate::load::ring::{Completion, Ring, What};
 
 /// With fewer connections there is too little to hand over at a time: they gain nothing.
-const WORTHWHILE: usize = 8;
+const WORTHWHILE: usize = 4;
 
 impl Worker<'_> {
     /// Hands the measured connections over to a ring, if there is to be one; where the system refuses
@@ -62,7 +62,7 @@ impl Worker<'_> {
     }
 
     /// Sends what was asked for, waits, and takes what has come. True if the poller has events.
-    pub(super) fn ring_round(&mut self, patience: Duration) -> Result<bool> {
+    pub(super) fn ring_round(&mut self, patience: Option<Duration>) -> Result<bool> {
         let Some(ring) = &mut self.ring else {
             return Ok(true);
         };
