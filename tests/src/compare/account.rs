@@ -130,7 +130,7 @@ pub struct Books {
     pub opened: Look,
     /// When it was over.
     pub closed: Look,
-    /// When it was said to be over.
+    /// When it ended.
     pub silent: Instant,
     /// With all connections open.
     pub loaded: Occupied,

@@ -117,8 +117,7 @@ impl Bench {
             matches!(event, Event::Measuring { .. })
         })?;
         let opened = Look::at(server.leader(), load.program.pid())?;
-        load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
-        let silent = Instant::now();
+        let silent = load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
         let closed = Look::at(server.leader(), load.program.pid())?;
         let loaded = accounts::occupied(server.leader());
         let generator_waited = accounts::longest_wait(load.program.pid());
@@ -350,6 +349,24 @@ struct Load {
     events: OwnedFd,
     unread: Vec<u8>,
     last: Option<Event>,
+    clock: Clock,
+}
+
+/// The generator's clock, which begins with it, as nearly as is known: what it says is read some time
+/// after it has happened.
+#[derive(Default)]
+struct Clock {
+    began: Option<Instant>,
+}
+
+impl Clock {
+    /// When something happened, so long after the beginning, that is read `now`.
+    fn when(&mut self, after: Duration, now: Instant) -> Instant {
+        let began = now - after;
+        let began = self.began.map_or(began, |earlier| earlier.min(began));
+        self.began = Some(began);
+        began + after
+    }
 }
 
 impl Load {
@@ -369,19 +386,33 @@ impl Load {
             events,
             unread: Vec::new(),
             last: None,
+            clock: Clock::default(),
         })
     }
 
-    /// Waits for an event. Error: the run has ended without it.
-    fn expect(&mut self, what: &str, is_it: impl Fn(&Event) -> bool) -> Result<()> {
+    /// Waits for an event that says when it happened. Returns that, for it may be read much later: after
+    /// a look at thousands of processes, or when others had the processors. Error: the run has ended
+    /// without it.
+    fn expect(&mut self, what: &str, is_it: impl Fn(&Event) -> bool) -> Result<Instant> {
         while let Some(event) = self.next()? {
             if is_it(&event) {
-                return Ok(());
+                return self.when(&event).context("an event without a time");
             }
             self.last = Some(event);
         }
         self.ended_well()?;
         bail!("the load generator has ended without saying {what}")
+    }
+
+    /// When this happened.
+    fn when(&mut self, event: &Event) -> Option<Instant> {
+        let (Event::Connected { at_s } | Event::Measuring { at_s } | Event::Measured { at_s }) =
+            event
+        else {
+            return None;
+        };
+        let after = Duration::from_secs_f64(*at_s);
+        Some(self.clock.when(after, Instant::now()))
     }
 
     /// Lets the load begin when the server has accepted all connections.
@@ -511,6 +542,17 @@ mod tests {
         assert_eq!((places.server, places.load), (vec![0, 2], vec![3]));
         assert_eq!(Places::of(&[5]), Places::default());
         assert_eq!(Places::of(&[]), Places::default());
+    }
+
+    #[test]
+    fn what_is_read_late_has_not_happened_late() {
+        const MS: Duration = Duration::from_millis(1);
+        let began = Instant::now();
+        let mut clock = Clock::default();
+        let mut when = |after: u32, read: u32| clock.when(MS * after, began + MS * read) - began;
+        assert_eq!(when(100, 130), MS * 130, "nothing better is known");
+        assert_eq!(when(200, 201), MS * 201, "now it is known better");
+        assert_eq!(when(400, 900), MS * 401);
     }
 
     /// A run with so many echoes of 10 bytes.

@@ -217,19 +217,25 @@ impl<'a> Conductor<'a> {
 
     fn on_time(&mut self) -> Result<()> {
         let now = clock::now();
-        let at_s = seconds(now - self.began);
         match self.stage {
             Stage::WarmingUp(times) if now >= times.begin => {
                 self.stage = Stage::Measuring(times);
+                let at_s = self.at_s(times.begin);
                 self.watch.event(&Event::Measuring { at_s })
             }
-            Stage::Measuring(times) if now >= times.end => self.measured(at_s),
+            Stage::Measuring(times) if now >= times.end => self.measured(times),
             _ => Ok(()),
         }
     }
 
-    fn measured(&mut self, at_s: f64) -> Result<()> {
+    /// Not when we got round to it, but when it was: so much later than the program's beginning.
+    fn at_s(&self, time: u64) -> f64 {
+        seconds(time - self.began)
+    }
+
+    fn measured(&mut self, times: Times) -> Result<()> {
         self.stage = Stage::Ending;
+        let at_s = self.at_s(times.end);
         self.watch.event(&Event::Measured { at_s })?;
         self.go_on();
         Ok(())
@@ -312,7 +318,7 @@ impl<'a> Conductor<'a> {
     }
 
     fn begin(&mut self) -> Result<()> {
-        let at_s = seconds(clock::now() - self.began);
+        let at_s = self.at_s(clock::now());
         self.watch.event(&Event::Connected { at_s })?;
         self.stage = Stage::Held;
         self.go_on();

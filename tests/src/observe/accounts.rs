@@ -124,9 +124,11 @@ struct Looked {
 
 fn look(root: i32) -> Option<Looked> {
     let stats = processes::few_stats(root, FEW).unwrap_or_else(|| processes::stats(root));
+    let began = Instant::now();
     let clocks: Vec<_> = stats.iter().map(|stat| clock(stat.pid)).collect();
     (!stats.is_empty()).then_some(Looked {
-        at: Instant::now(),
+        // The clocks were read one after the other, some before and some after this.
+        at: began + began.elapsed() / 2,
         stats,
         clocks,
     })
