@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use clap::Args;
-use env_logger::{Env, Target, WriteStyle};
-use log::LevelFilter;
+use env_logger::{DEFAULT_FILTER_ENV, Env, Target, WriteStyle};
+use log::{Level, LevelFilter, Record};
 use nix::libc::STDERR_FILENO;
 
 use crate::calls;
@@ -79,7 +79,24 @@ pub fn start(verbosity: Verbosity, tag: &'static str, fd: RawFd) {
             )
         })
         .init();
-    calls::trace(log::log_enabled!(target: calls::TARGET, log::Level::Trace));
+    if std::env::var(DEFAULT_FILTER_ENV).is_err() {
+        // The filter lets the tables through at `info`, so env_logger would want to see every line of
+        // that level. A line that nobody has asked for shall cost a load.
+        log::set_max_level(verbosity.level());
+    }
+    calls::trace(log::log_enabled!(target: calls::TARGET, Level::Trace));
+}
+
+/// Logs a table that the user asked for; see [`STATUS`].
+pub fn table(text: &str) {
+    let record = &mut Record::builder();
+    log::logger().log(
+        &record
+            .target(STATUS)
+            .level(Level::Info)
+            .args(format_args!("{text}"))
+            .build(),
+    );
 }
 
 /// Writes `program: text` on stderr, whatever the log level; for errors and outcomes. Never

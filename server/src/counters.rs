@@ -229,7 +229,7 @@ pub struct Live {
 
 /// Logs the status table (SIGUSR1).
 pub fn log_status(model: Model, since: Instant, counters: &Counters, live: Live) {
-    log::info!(target: logging::STATUS, "{}", table(model, since, counters, live));
+    logging::table(&table(model, since, counters, live));
 }
 
 fn table(model: Model, since: Instant, counters: &Counters, live: Live) -> String {
