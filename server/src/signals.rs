@@ -34,7 +34,7 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, pthread_sigmask, raise,
     sigaction,
 };
-use nix::unistd::{Pid, getppid, pipe2, read};
+use nix::unistd::{Pid, getpid, getppid, pipe2, read};
 use tcpecho_common::{calls, sink};
 
 use crate::cli::Sigpipe;
@@ -63,8 +63,10 @@ static SIGPIPES: AtomicU32 = AtomicU32::new(0);
 static SIGPIPES_TOLD: AtomicU32 = AtomicU32::new(0);
 static TICKING: AtomicBool = AtomicBool::new(false);
 static PIPE: AtomicI32 = AtomicI32::new(-1);
-/// Known to a child of a server only.
+/// Where a child looks whether there is no time left; known to servers that have such children.
 static PARENT_SAYS_NOW: OnceLock<&'static AtomicBool> = OnceLock::new();
+/// The process that has installed the table, if it is a server and nobody's child.
+static SERVER: AtomicI32 = AtomicI32::new(0);
 static STOPPING_SINCE: OnceLock<Instant> = OnceLock::new();
 
 /// How the handler wakes the loop.
@@ -92,6 +94,7 @@ pub struct Pending {
 
 /// Installs the table. Whatever we inherited (a blocked SIGTERM, an ignored SIGCHLD) is undone.
 pub fn install(wake: Wake, sigpipe: Sigpipe) -> Result<(), Failure> {
+    SERVER.store(getpid().as_raw(), SeqCst);
     install_but(&[], wake, sigpipe)
 }
 
@@ -152,10 +155,19 @@ pub fn stopping() -> bool {
 /// Has it been told twice? A child does not count: one SIGTERM to the process group and one from
 /// its parent are two as well. It believes its parent, which tells it through shared memory.
 pub fn now() -> bool {
-    match PARENT_SAYS_NOW.get() {
-        Some(now) => stopping() && now.load(SeqCst),
-        None => STOPS.load(SeqCst) > 1,
-    }
+    let parent_says = || PARENT_SAYS_NOW.get().is_some_and(|now| now.load(SeqCst));
+    stopping()
+        && if is_child() {
+            parent_says()
+        } else {
+            STOPS.load(SeqCst) > 1
+        }
+}
+
+/// Is this process a server's child? From the first moment after fork on, and without a flag that
+/// every child would have to set: the page it is in would be copied for that.
+fn is_child() -> bool {
+    PARENT_SAYS_NOW.get().is_some() && SERVER.load(SeqCst) != getpid().as_raw()
 }
 
 /// When the grace ends, once the server has been told to stop; at the second signal it has ended.
@@ -193,6 +205,9 @@ pub fn tell_why_waiting(open: usize, grace: Duration) {
 /// EPIPE, so this is called at the end of every connection, too.
 pub fn tell_sigpipes() {
     let all = SIGPIPES.load(SeqCst);
+    if all == SIGPIPES_TOLD.load(SeqCst) {
+        return;
+    }
     for number in SIGPIPES_TOLD.fetch_max(all, SeqCst)..all {
         log::warn!(
             "SIGPIPE number {} in process {}",
@@ -261,8 +276,9 @@ pub fn interrupt(thread: libc::pthread_t) {
     }
 }
 
-/// Runs `body` with the signals of the table held back; for the moment of a fork. The others are not
-/// ours to hold: a terminal's SIGTSTP, SIGQUIT and SIGHUP are for the children too.
+/// Runs `body` with the signals of the table held back; for the moment of a fork whose child becomes
+/// another program. The others are not ours to hold: a terminal's SIGTSTP, SIGQUIT and SIGHUP are for
+/// the children too.
 pub fn held<T>(body: impl FnOnce() -> T) -> T {
     let mut before = SigSet::empty();
     // Both calls fail for wrong arguments only.
@@ -272,29 +288,27 @@ pub fn held<T>(body: impl FnOnce() -> T) -> T {
     result
 }
 
-/// In a forked child, while signals are still held back; lets them in again. The child has no
-/// children of its own, no status to tell, and leaves a terminal's SIGINT to its parent. Its
-/// SIGTERM comes from the parent; whether there is no time left, `now` says.
-pub fn become_child(now: &'static AtomicBool) {
-    believe(now);
-    TICKING.store(false, SeqCst);
-    SIGPIPES.store(0, SeqCst);
-    SIGPIPES_TOLD.store(0, SeqCst);
-    for signal in [Signal::SIGINT, Signal::SIGUSR1] {
-        let _ = dispose(signal, SigHandler::SigIgn);
-    }
-    let _ = dispose(Signal::SIGCHLD, SigHandler::SigDfl);
-    if stopping() {
-        // A timer is not inherited.
-        tick();
-    }
-    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&ours()), None);
+/// Tells a server, before it forks, where it will tell its children that there is no time left; or a
+/// program that a server has executed for a connection, where that server will tell it.
+pub fn believe(now: &'static AtomicBool) {
+    // It fails the second time only.
+    let _ = PARENT_SAYS_NOW.set(now);
 }
 
-/// Makes a child leave it to its parent's word when there is no time left.
-pub fn believe(now: &'static AtomicBool) {
-    // It is set once in the life of a child, and never in its parent.
-    let _ = PARENT_SAYS_NOW.set(now);
+/// In a forked child. It has no status to tell, and leaves a terminal's SIGINT to its parent: its
+/// SIGTERM comes from there, and the word that there is no time left.
+///
+/// It keeps its parent's handler, which knows where it runs. To block signals over the fork, and then
+/// to ignore some of them, would be six system calls for every child. And memory is written to only
+/// where it has to be: what a child does not write to is not copied.
+pub fn become_child() {
+    if SIGPIPES.load(SeqCst) > 0 {
+        SIGPIPES.store(0, SeqCst);
+        SIGPIPES_TOLD.store(0, SeqCst);
+    }
+    if stopping() {
+        tick();
+    }
 }
 
 /// In a forked child that is about to become another program: the signals that are held back stay
@@ -367,6 +381,8 @@ fn open_pipe() -> nix::Result<()> {
 extern "C" fn arrived(signal: libc::c_int) {
     let errno = Errno::last_raw();
     match signal {
+        // Of no concern to a child; see `become_child`.
+        libc::SIGINT | libc::SIGUSR1 if is_child() => return,
         libc::SIGTERM | libc::SIGINT => _ = STOPS.fetch_add(1, SeqCst),
         libc::SIGCHLD => CHILD.store(true, SeqCst),
         libc::SIGUSR1 => STATUS.store(true, SeqCst),
@@ -387,9 +403,9 @@ extern "C" fn arrived(signal: libc::c_int) {
     Errno::set_raw(errno);
 }
 
-/// Starts the timer, unless it runs.
+/// Starts the timer, unless it runs. A child may have inherited that it runs, but no timer is.
 fn tick() {
-    if !TICKING.swap(true, SeqCst) {
+    if !TICKING.swap(true, SeqCst) || is_child() {
         set_timer(TICK);
     }
 }

@@ -34,6 +34,7 @@ use crate::failure::Failure;
 use crate::{signals, socket};
 
 pub(super) fn serve(server: Server) -> Result<(), Failure> {
+    signals::believe(&server.counters.now);
     server.announce();
     let started = Instant::now();
     let mut children = Children::default();
@@ -80,7 +81,7 @@ pub(super) fn serve(server: Server) -> Result<(), Failure> {
 
 fn start_child(server: &Server, children: &mut Children, stream: OwnedFd, peer: Peer) {
     let nth = server.counters.accepted.fetch_add(1, Relaxed);
-    match signals::held(|| split(server, &stream, peer, nth)) {
+    match split(server, &stream, peer, nth) {
         Ok(child) => {
             children.add(child, nth);
             log::info!("accepted {peer}: child {child}");
@@ -98,8 +99,8 @@ fn start_child(server: &Server, children: &mut Children, stream: OwnedFd, peer: 
     }
 }
 
-/// Forks; only the parent returns. Signals are held back meanwhile, so that none arrives in a
-/// child that still looks like its parent.
+/// Forks; only the parent returns. A signal may come at any moment: the handler knows in which of the
+/// two it runs.
 #[expect(unsafe_code)]
 fn split(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) -> nix::Result<Pid> {
     let fork = || {
@@ -120,7 +121,7 @@ fn split(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) -> nix::Result
 }
 
 fn be_child(server: &Server, stream: &OwnedFd, peer: Peer, nth: u64) {
-    signals::become_child(&server.counters.now);
+    signals::become_child();
     if !server.config.commits(Mistake::KeepListenfd) {
         server.listener.close_in_child();
     }

@@ -47,6 +47,7 @@ use crate::{signals, socket};
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 pub(super) fn serve(server: &Server) -> Result<(), Failure> {
+    signals::believe(&server.counters.now);
     let started = Instant::now();
     let mut pool = Pool::new(server)?;
     let filled = pool.fill();
@@ -128,40 +129,13 @@ impl<'a> Pool<'a> {
 
     fn start(&self, number: usize) -> nix::Result<Place> {
         let worker = Worker::new(number, self.server.counters);
-        let forked = self.fork(|| self.be_worker(&worker));
+        let forked = fork_to(|| self.be_worker(&worker));
         let child = forked.inspect_err(|_| worker.is_gone())?;
         log::info!("started worker {number}: child {child}");
         Ok(Place {
             worker,
             child,
             since: Instant::now(),
-        })
-    }
-
-    /// Forks a child that does this and leaves; only the parent returns. Signals are held back
-    /// meanwhile, so that none arrives in a child that still looks like its parent.
-    #[expect(unsafe_code)]
-    fn fork(&self, work: impl FnOnce()) -> nix::Result<Pid> {
-        let parent = getpid();
-        let fork = || {
-            // SAFETY: this process has one thread, so no lock is held by another.
-            unsafe { fork() }.map(|side| match side {
-                ForkResult::Parent { child } => child,
-                ForkResult::Child => Pid::from_raw(0),
-            })
-        };
-        signals::held(|| {
-            let child = calls::at_once("fork", -1, fork)?;
-            if child.as_raw() == 0 {
-                // A panic must not unwind into the parent's loop.
-                let _ = catch_unwind(AssertUnwindSafe(|| {
-                    signals::become_child(&self.server.counters.now);
-                    signals::end_with_parent(parent);
-                    work();
-                }));
-                children::leave();
-            }
-            Ok(child)
         })
     }
 
@@ -261,7 +235,7 @@ impl<'a> Pool<'a> {
             listener, counters, ..
         } = self.server;
         counters.accepted.fetch_add(1, Relaxed);
-        let forked = self.fork(|| {
+        let forked = fork_to(|| {
             listener.close_in_child();
             let tally = counters.tally(self.places.len() as u64);
             let mut interrupted = || _ = signals::pending();
@@ -282,6 +256,31 @@ impl<'a> Pool<'a> {
         }
         calls::close(stream);
     }
+}
+
+/// Forks a child that does this and leaves; only the parent returns. A signal may come at any moment:
+/// the handler knows in which of the two it runs.
+#[expect(unsafe_code)]
+fn fork_to(work: impl FnOnce()) -> nix::Result<Pid> {
+    let parent = getpid();
+    let fork = || {
+        // SAFETY: this process has one thread, so no lock is held by another.
+        unsafe { fork() }.map(|side| match side {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => Pid::from_raw(0),
+        })
+    };
+    let child = calls::at_once("fork", -1, fork)?;
+    if child.as_raw() == 0 {
+        // A panic must not unwind into the parent's loop.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            signals::become_child();
+            signals::end_with_parent(parent);
+            work();
+        }));
+        children::leave();
+    }
+    Ok(child)
 }
 
 /// How long to wait before workers are started again that die as soon as they are started.
