@@ -10,6 +10,7 @@
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use nix::errno::Errno;
@@ -154,18 +155,32 @@ fn without_sigpipe<T>(write: impl FnOnce() -> nix::Result<T>) -> nix::Result<T> 
     result
 }
 
-/// A page that forks share, never given back: there are two or three sinks in a program. Without
-/// memory for it each process counts for itself.
+/// A counter that forks share, never given back: there are two or three sinks in a program. Without
+/// memory for it each process counts for itself. All are in one page, since every fork copies the
+/// kernel's books of every mapping.
 fn shared_counter() -> &'static AtomicU64 {
-    const SIZE: NonZeroUsize = NonZeroUsize::new(size_of::<AtomicU64>()).expect("it has a size");
+    static PAGE: LazyLock<Option<&[AtomicU64; COUNTERS]>> = LazyLock::new(shared_page);
+    let counter = PAGE.and_then(|page| {
+        // The first one counts those that are taken, by whichever process.
+        let nth = page[0].fetch_add(1, Relaxed) as usize + 1;
+        page.get(nth)
+    });
+    counter.unwrap_or_else(|| Box::leak(Box::default()))
+}
+
+const COUNTERS: usize = 512;
+
+fn shared_page() -> Option<&'static [AtomicU64; COUNTERS]> {
+    const SIZE: NonZeroUsize =
+        NonZeroUsize::new(size_of::<[AtomicU64; COUNTERS]>()).expect("not 0");
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     #[expect(unsafe_code)]
-    // SAFETY: a fresh mapping, aligned to a page, never unmapped; zeros are a valid counter.
+    // SAFETY: a fresh mapping, aligned to a page, never unmapped; zeros are valid counters.
     let mapped = unsafe {
         mmap_anonymous(None, SIZE, protection, MapFlags::MAP_SHARED)
-            .map(|start| start.cast::<AtomicU64>().as_ref())
+            .map(|start| start.cast::<[AtomicU64; COUNTERS]>().as_ref())
     };
-    mapped.unwrap_or_else(|_| Box::leak(Box::default()))
+    mapped.ok()
 }
 
 /// Opened again, the master of a pseudo-terminal is another terminal.
