@@ -14,12 +14,15 @@
 //! Off costs one branch.
 
 use std::fmt::Write as _;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid, gettid};
 
@@ -137,6 +140,22 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
     may_block("read", fd.as_fd().as_raw_fd(), || {
         nix::unistd::read(&fd, buffer)
     })
+}
+
+/// The same into memory that nobody has written to: to zero it first would be work for nothing.
+/// Returns what was read; nothing at the end of the stream.
+#[inline]
+#[expect(unsafe_code)]
+pub fn read_into(fd: impl AsFd, room: &mut [MaybeUninit<u8>]) -> nix::Result<&mut [u8]> {
+    let fd = fd.as_fd().as_raw_fd();
+    let n = may_block("read", fd, || {
+        // SAFETY: the kernel writes at most as many bytes as there is room for.
+        let n = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
+        Errno::result(n).map(|n| n as usize)
+    })?;
+    let read = &mut room[..n];
+    // SAFETY: all of them have been written.
+    Ok(unsafe { slice::from_raw_parts_mut(read.as_mut_ptr().cast(), read.len()) })
 }
 
 /// write(2) on a blocking descriptor.

@@ -182,6 +182,7 @@ pub fn reap_strangers() {
 }
 
 /// Ends a forked child at once: nothing of the parent's is flushed or run a second time.
+#[inline]
 pub fn leave() -> ! {
     #[expect(unsafe_code)]
     // SAFETY: it ends the process and touches nothing.

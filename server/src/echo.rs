@@ -2,6 +2,7 @@
 //! (UNP 5.3, `str_echo`); with what the textbook leaves out: interruption, idleness, and a server
 //! that is told to stop.
 
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::thread::yield_now;
@@ -85,34 +86,32 @@ pub fn echo_between<'a>(
 }
 
 /// What a connection reads into: a little on the stack, until a read has filled it. A buffer on the
-/// heap costs a forked child its pages (16 faults, and 8 more for the allocator's books), and a thread
-/// the time to zero it.
+/// heap costs a forked child its pages (16 faults, and 8 more for the allocator's books). Neither is
+/// zeroed: that costs a thread the time, and a child the page that memset(3) is in.
 struct Buffer {
-    small: [u8; SMALL_BUFFER],
+    small: [MaybeUninit<u8>; SMALL_BUFFER],
     large: Vec<u8>,
 }
 
 impl Buffer {
     const fn new() -> Self {
         Self {
-            small: [0; SMALL_BUFFER],
+            small: [MaybeUninit::uninit(); SMALL_BUFFER],
             large: Vec::new(),
         }
     }
 
-    fn room(&mut self) -> &mut [u8] {
-        if self.large.is_empty() {
+    fn room(&mut self) -> &mut [MaybeUninit<u8>] {
+        if self.large.capacity() == 0 {
             &mut self.small
         } else {
-            &mut self.large
+            self.large.spare_capacity_mut()
         }
     }
 
     /// Where there is no memory for it, the small one does as well.
     fn grow(&mut self) {
-        if self.large.is_empty() && self.large.try_reserve_exact(BUFFER).is_ok() {
-            self.large.resize(BUFFER, 0);
-        }
+        let _ = self.large.try_reserve_exact(BUFFER);
     }
 }
 
@@ -134,14 +133,15 @@ impl Echo<'_> {
     fn serve(&mut self, buffer: &mut Buffer) -> End {
         while !signals::stopping() {
             let room = buffer.room();
-            match calls::read(self.stream, room) {
-                Ok(0) => return End::Fin,
-                Ok(n) => {
-                    let is_full = n == room.len();
+            let size = room.len();
+            match calls::read_into(self.stream, room) {
+                Ok([]) => return End::Fin,
+                Ok(bytes) => {
+                    let is_full = bytes.len() == size;
                     if self.policy.commits(Mistake::StaticBuffer) {
-                        take_through_static_buffer(&mut room[..n]);
+                        take_through_static_buffer(bytes);
                     }
-                    if let Err(end) = self.answer(&room[..n]) {
+                    if let Err(end) = self.answer(bytes) {
                         return end;
                     }
                     if is_full {
@@ -163,6 +163,7 @@ impl Echo<'_> {
         self.last_words(buffer.room())
     }
 
+    #[inline]
     fn answer(&mut self, bytes: &[u8]) -> Result<(), End> {
         self.silent_since = None;
         self.tally.received(bytes.len());
@@ -175,6 +176,7 @@ impl Echo<'_> {
     }
 
     /// UNP 3.9, `writen`: a write may take less than it was given.
+    #[inline]
     fn write_all(&mut self, mut bytes: &[u8]) -> Result<(), End> {
         while !bytes.is_empty() {
             match calls::write(self.back, bytes) {
@@ -193,15 +195,15 @@ impl Echo<'_> {
     /// The server stops: the peer gets what it had sent by now, then our FIN, and is listened to
     /// until it has everything. Closing with input unread, which may come at any moment, would send
     /// an RST instead, which destroys echoes on their way.
-    fn last_words(&mut self, buffer: &mut [u8]) -> End {
+    fn last_words(&mut self, room: &mut [MaybeUninit<u8>]) -> End {
         let mut owed = queues::unread(self.stream);
         while owed > 0 {
-            let most = owed.min(buffer.len());
-            match calls::read(self.stream, &mut buffer[..most]) {
-                Ok(0) => break,
-                Ok(n) => {
-                    owed -= n;
-                    if let Err(end) = self.answer(&buffer[..n]) {
+            let most = owed.min(room.len());
+            match calls::read_into(self.stream, &mut room[..most]) {
+                Ok([]) => break,
+                Ok(bytes) => {
+                    owed -= bytes.len();
+                    if let Err(end) = self.answer(bytes) {
                         return end;
                     }
                 }
@@ -217,15 +219,15 @@ impl Echo<'_> {
         if all_arrived {
             return End::Stopped;
         }
-        self.linger(buffer)
+        self.linger(room)
     }
 
-    fn linger(&mut self, buffer: &mut [u8]) -> End {
+    fn linger(&mut self, room: &mut [MaybeUninit<u8>]) -> End {
         while socket::unacknowledged(self.stream) > 0 {
-            match calls::read(self.stream, buffer) {
+            match calls::read_into(self.stream, room) {
                 // Its side is closed, its kernel has not taken everything, and no call waits for
                 // that: look again when the timer of a stopping server ticks.
-                Ok(0) => {
+                Ok([]) => {
                     accept::pause();
                     (self.policy.interrupted)();
                 }

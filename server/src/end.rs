@@ -41,6 +41,7 @@ impl End {
     }
 
     /// The log line at the end of a connection.
+    #[inline]
     pub fn log(self, peer: Peer, echoed: u64) {
         signals::tell_sigpipes();
         log::info!("closed {peer}: {self}, {echoed} bytes echoed");

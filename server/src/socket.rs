@@ -55,6 +55,7 @@ pub fn write_blocking(socket: impl AsFd, bytes: &[u8]) -> nix::Result<usize> {
 
 /// Makes the coming close abortive if that is how this connection ends: RST instead of FIN, and no
 /// output is kept for a peer that does not take it. Returns how many bytes that throws away.
+#[inline]
 pub fn prepare_close(socket: impl AsFd, end: End) -> u64 {
     let discarded = if end.is_abortive() {
         unacknowledged(&socket)
