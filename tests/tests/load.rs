@@ -6,6 +6,8 @@ mod bad;
 mod schema;
 #[path = "common/stuck.rs"]
 mod stuck;
+#[path = "load/wire.rs"]
+mod wire;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -612,6 +614,7 @@ fn the_command_line_is_refused_in_one_line() -> Result<()> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
     for args in [
         &["--rate", "1", "--bulk"][..],
+        &["--wire", "--depth", "2"],
         &["-c", "0"],
         &["--rat", "1"],
         &["--rate", "0.001"],

@@ -54,6 +54,15 @@ fn full_report() -> Report {
         bytes: 64_000,
         connects: 2,
         latency: latency(),
+        wire: latency(),
+        stamps: Some(report::Stamps {
+            both: 1000,
+            shared: 1,
+            no_departure: 2,
+            no_arrival: 3,
+            no_order: 4,
+            apart_us: 1.5,
+        }),
         service: latency(),
         connect: latency(),
         first_echo: latency(),
@@ -105,6 +114,8 @@ fn bare_report() -> Report {
     Report {
         outcome: report::Outcome::Interrupted,
         latency: None,
+        wire: None,
+        stamps: None,
         service: None,
         connect: None,
         first_echo: None,
@@ -138,11 +149,12 @@ fn reports() -> Vec<Report> {
 }
 
 fn events() -> Vec<Event> {
-    let interval = |latency| Event::Interval {
+    let interval = |latency: Option<Latency>| Event::Interval {
         at_s: 1.0,
         length_s: 1.0,
         echoes: 1000,
         bytes: 64_000,
+        wire: latency.clone(),
         latency,
     };
     vec![

@@ -272,6 +272,8 @@ mod tests {
             bytes: 64_000,
             connects: 0,
             latency: latency_of(1000, 100),
+            wire: None,
+            stamps: None,
             service: None,
             connect: None,
             first_echo: latency_of(5000, 100),

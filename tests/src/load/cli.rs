@@ -112,6 +112,11 @@ pub struct Cli {
     #[arg(long, help_heading = LOAD)]
     bulk: bool,
 
+    /// Also the times on the wire, by the kernel's time stamps: tells what the server needs from what the
+    /// generator itself and the scheduler need. Costs a system call or two per message
+    #[arg(long, help_heading = LOAD)]
+    wire: bool,
+
     /// Threads of the generator; connections are divided among them
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256), help_heading = LOAD)]
     threads: u64,
@@ -208,6 +213,9 @@ impl Cli {
         let given = modes.iter().filter(|(_, is_given)| *is_given);
         let given: Vec<_> = given.map(|(flag, _)| *flag).collect();
         match given[..] {
+            [one] if self.wire && one != "--rate" => Err(format!(
+                "--wire tells when single messages leave and come back: drop {one}"
+            )),
             [one, other, ..] => Err(format!(
                 "{one} and {other} say two things about when to send: choose one"
             )),
@@ -276,6 +284,7 @@ impl Cli {
             timeout: self.timeout,
             interval: self.interval(),
             hold: self.hold,
+            wire: self.wire,
         }
     }
 }
@@ -351,6 +360,14 @@ mod tests {
         assert_eq!(parsed("h --bulk").expect("good").plan().load.size, 262_144);
     }
 
+    #[test]
+    fn times_on_the_wire_are_told_of_one_message_or_of_a_rate() {
+        for line in ["h --wire", "h --wire --depth 1", "h --rate 5 --wire"] {
+            assert!(parsed(line).expect("good").plan().wire, "{line}");
+        }
+        assert!(!parsed("h").expect("good").plan().wire);
+    }
+
     /// The first message is due when the load begins, the second 1.43 s later.
     #[test]
     fn a_rate_is_low_enough_for_the_time_if_one_message_falls_into_it() {
@@ -368,6 +385,12 @@ mod tests {
             ("h --rate 5 --bulk", "choose one"),
             ("h --rate 5 --connect-per-request", "choose one"),
             ("h --depth 2 --rate 5", "choose one"),
+            ("h --wire --bulk", "drop --bulk"),
+            ("h --wire --depth 2", "drop --depth"),
+            (
+                "h --connect-per-request --wire",
+                "drop --connect-per-request",
+            ),
             ("h -c 2 --threads 3", "--threads 2"),
             ("h --json - --json-stream", "--json FILE"),
             ("h --hold", "--json-stream"),

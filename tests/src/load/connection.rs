@@ -15,6 +15,7 @@ use mio::net::TcpStream;
 
 use crate::load::failure::{Failure, Kind};
 use crate::load::pattern::{Difference, Origin, Pattern};
+use crate::load::stamps::{Missing, Stamps, Wire};
 
 /// When a message began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct Connection {
     writable: bool,
     /// The last edge told of more than data: read on until there is nothing.
     to_the_end: bool,
+    /// The kernel's time stamps, where they are wanted.
+    stamps: Option<Box<Stamps>>,
 }
 
 impl AsRawFd for Connection {
@@ -97,14 +100,29 @@ impl Connection {
             readable: false,
             writable: false,
             to_the_end: false,
+            stamps: None,
         }
+    }
+
+    /// Every message is to be stamped by the kernel.
+    pub fn stamp(&mut self) {
+        self.stamps = Some(Stamps::of(&self.stream).into());
     }
 
     /// Takes note of an edge.
     pub fn note(&mut self, event: &Event) {
         self.readable |= event.is_readable();
         self.writable |= event.is_writable();
-        self.to_the_end |= event.is_read_closed() || event.is_error() || event.is_priority();
+        let mut is_error = event.is_error();
+        if let Some(stamps) = self.stamps.as_mut().filter(|_| is_error) {
+            // Stamps are no error, and errors make it readable. If something has come back, that is first:
+            // the time until it is read is measured.
+            if !event.is_readable() {
+                stamps.collect(&self.stream);
+            }
+            is_error = false;
+        }
+        self.to_the_end |= event.is_read_closed() || is_error || event.is_priority();
     }
 
     /// Is it still being established?
@@ -177,6 +195,12 @@ impl Connection {
             Ok(n) => {
                 self.writable = n == piece.len();
                 self.has_sent(n, now);
+                if let Some(stamps) = &mut self.stamps {
+                    // With the end of a message?
+                    if self.sent % self.message < n as u64 {
+                        stamps.sent(self.sent);
+                    }
+                }
                 Ok(n as u64)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -199,7 +223,11 @@ impl Connection {
 
     /// Reads once, and compares.
     pub fn receive(&mut self, buffer: &mut [u8], pattern: &Pattern) -> Result<Received, Failure> {
-        match self.stream.read(buffer) {
+        let read = match &mut self.stamps {
+            None => self.stream.read(buffer),
+            Some(stamps) => stamps.read(&self.stream, buffer),
+        };
+        match read {
             Ok(0) => Ok(Received::Fin),
             Ok(n) => {
                 self.readable = n == buffer.len() || self.to_the_end;
@@ -241,6 +269,15 @@ impl Connection {
         self.message_end += self.message;
         self.begun -= 1;
         self.starts.pop_front()
+    }
+
+    /// What the kernel's time stamps say of the message that [`complete`](Self::complete) has just
+    /// returned, which the program has seen take so long; nothing if they are not wanted.
+    pub fn on_the_wire(&mut self, seen: u64) -> Option<Result<Wire, Missing>> {
+        let stamps = self.stamps.as_mut()?;
+        let end = self.message_end - self.message;
+        let shared = self.received > end;
+        Some(stamps.complete(&self.stream, end, shared, seen))
     }
 
     /// Nothing more is to be sent than the rest of what has begun. Returns when the messages were due

@@ -1,7 +1,8 @@
 //! The HdrHistogram interval log, version 1.3, which HistogramLogProcessor and its kin read, merge and
 //! plot: one line per interval, times in nanoseconds.
 //!
-//! Latencies are untagged, as those tools expect; service times, of open loop, are tagged `service`.
+//! Latencies are untagged, as those tools expect; service times, of open loop, are tagged `service`, times
+//! on the wire `wire`.
 //! Every line is written whole at the end of its interval. So what is there when a run is cut short is
 //! a log of what was measured until then.
 
@@ -16,6 +17,7 @@ use hdrhistogram::serialization::interval_log::{
 };
 
 use crate::load::latency::Recorder;
+use crate::load::meter::Recorders;
 
 /// A log under way.
 pub struct Log<W> {
@@ -52,17 +54,18 @@ impl<W: Write> Log<W> {
     }
 
     /// Adds an interval that began so long after the measurement did: its latencies, and its service
-    /// times if there are such. Fails as writing does.
+    /// times and those on the wire if there are such. Fails as writing does.
     pub fn interval(
         &mut self,
         start: Duration,
         length: Duration,
-        latency: &Recorder,
-        service: Option<&Recorder>,
+        times: &Recorders,
     ) -> io::Result<()> {
-        self.add(start, length, latency, None)?;
-        if let Some(service) = service {
-            self.add(start, length, service, Tag::new("service"))?;
+        self.add(start, length, &times.latency, None)?;
+        for (times, tag) in [(&times.service, "service"), (&times.wire, "wire")] {
+            if let Some(times) = times {
+                self.add(start, length, times, Tag::new(tag))?;
+            }
         }
         self.flush_line()
     }
@@ -128,10 +131,16 @@ mod tests {
         let command = ["tcpecho-load".into(), "two\nlines".into()];
         let mut log = Log::begin(&mut out, &command, began).expect("a vector");
         let second = Duration::from_secs(1);
-        let service = recorded(1..100);
+        let extra = [recorded(1..100), recorded(1..50)];
         for (start, times) in [(0, 1..1000), (1, 1000..1500), (2, 0..0)] {
-            let times = recorded(times);
-            log.interval(second * start, second, &times, Some(&service))
+            let [service, wire] = extra.clone().map(Some);
+            let times = Recorders {
+                latency: recorded(times),
+                service,
+                wire,
+                ..Recorders::default()
+            };
+            log.interval(second * start, second, &times)
                 .expect("a vector");
         }
         out.0
@@ -174,12 +183,11 @@ mod tests {
             "{}",
             plain[0].max()
         );
-        assert!(
-            tagged
-                .iter()
-                .all(|i| i.tag().map(|t| t.as_str()) == Some("service"))
-        );
-        assert_eq!(tagged.len(), 3);
+        let tags = tagged.iter().filter_map(|i| i.tag());
+        let tags: Vec<_> = tags.map(|tag| tag.as_str()).collect();
+        assert_eq!(tags, ["service", "wire"].repeat(3));
+        let counts = [0, 1].map(|n| histogram(tagged[n].encoded_histogram()).len());
+        assert_eq!(counts, [99, 49]);
     }
 
     #[test]

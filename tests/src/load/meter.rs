@@ -11,7 +11,8 @@ use crate::load::clock::{nanoseconds, seconds};
 use crate::load::connection::Start;
 use crate::load::latency::Recorder;
 use crate::load::plan::Plan;
-use crate::load::report::{Event, Mode, Warmup};
+use crate::load::report::{Event, Mode, Stamps, Warmup};
+use crate::load::stamps::{Missing, Wire};
 
 /// The warm-up's two halves, the measurement's four quarters, and what follows.
 const PARTS: usize = 7;
@@ -86,6 +87,8 @@ pub struct Slice {
     pub connects: u64,
     /// The times, taken as the report has them.
     pub times: Recorders,
+    /// With `--wire`: how many messages have such a time.
+    pub stamps: Stamps,
 }
 
 /// The times of a slice.
@@ -93,6 +96,8 @@ pub struct Slice {
 pub struct Recorders {
     /// Of one message.
     pub latency: Recorder,
+    /// With `--wire`: by the kernel's time stamps.
+    pub wire: Option<Recorder>,
     /// Open loop: since it was sent.
     pub service: Option<Recorder>,
     /// With a connection per request: from connect to established.
@@ -102,13 +107,14 @@ pub struct Recorders {
 }
 
 impl Slice {
-    /// One for what this mode has to tell.
-    pub fn of(mode: Mode) -> Self {
+    /// One for what this mode has to tell, with or without times on the wire.
+    pub fn of(mode: Mode, wire: bool) -> Self {
         let open = matches!(mode, Mode::Open { .. });
         let connects = mode == Mode::ConnectPerRequest;
         Self {
             times: Recorders {
                 latency: Recorder::new(),
+                wire: wire.then(Recorder::new),
                 service: open.then(Recorder::new),
                 connect: connects.then(Recorder::new),
                 first_echo: connects.then(Recorder::new),
@@ -125,6 +131,7 @@ impl Slice {
             echoes: self.echoes,
             bytes: self.bytes,
             latency: self.times.latency.latency(),
+            wire: self.times.wire.as_ref().and_then(Recorder::latency),
         }
     }
 
@@ -133,9 +140,11 @@ impl Slice {
         self.echoes += other.echoes;
         self.bytes += other.bytes;
         self.connects += other.connects;
+        self.stamps.merge(&other.stamps);
         let (ours, theirs) = (&mut self.times, &other.times);
         ours.latency.merge(&theirs.latency);
         for (ours, theirs) in [
+            (&mut ours.wire, &theirs.wire),
             (&mut ours.service, &theirs.service),
             (&mut ours.connect, &theirs.connect),
             (&mut ours.first_echo, &theirs.first_echo),
@@ -190,6 +199,7 @@ impl Parts {
 #[derive(Debug)]
 pub struct Meter {
     mode: Mode,
+    wire: bool,
     times: Times,
     part: usize,
     parts: Parts,
@@ -205,13 +215,14 @@ pub struct Meter {
 
 impl Meter {
     /// One that begins with the load.
-    pub fn new(mode: Mode, times: Times) -> Self {
+    pub fn new(mode: Mode, wire: bool, times: Times) -> Self {
         let mut meter = Self {
             mode,
+            wire,
             times,
             part: 0,
             parts: Parts::default(),
-            slice: Slice::of(mode),
+            slice: Slice::of(mode, wire),
             number: 0,
             slice_end: (times.begin + times.slice).min(times.end),
             until: 0,
@@ -240,7 +251,7 @@ impl Meter {
     }
 
     fn cut_slice(&mut self) {
-        let slice = mem::replace(&mut self.slice, Slice::of(self.mode));
+        let slice = mem::replace(&mut self.slice, Slice::of(self.mode, self.wire));
         self.over.push((self.number, slice));
         self.number += 1;
         self.slice_end = if self.slice_end >= self.times.end {
@@ -289,6 +300,26 @@ impl Meter {
             if let Some(service) = &mut times.service {
                 service.record(now - start.sent);
             }
+        }
+    }
+
+    /// What its time stamps say of a message that came back, if those of one packet are so far apart.
+    pub fn on_the_wire(&mut self, start: Start, wire: Result<Wire, Missing>, apart: u64) {
+        if !self.began_in_time(start.due) {
+            return;
+        }
+        let Slice { times, stamps, .. } = &mut self.slice;
+        match wire {
+            Ok(Wire { ns, shared }) => {
+                stamps.both += 1;
+                stamps.shared += u64::from(shared);
+                if let Some(times) = &mut times.wire {
+                    times.record(ns.saturating_sub(apart));
+                }
+            }
+            Err(Missing::Departure) => stamps.no_departure += 1,
+            Err(Missing::Arrival) => stamps.no_arrival += 1,
+            Err(Missing::Order) => stamps.no_order += 1,
         }
     }
 
@@ -355,14 +386,14 @@ mod tests {
 
     /// A meter that has seen these messages, each with when it began and came back; all its slices.
     fn metered(mode: Mode, messages: &[(u64, u64)]) -> (Slice, Parts, usize) {
-        let mut meter = Meter::new(mode, TIMES);
+        let mut meter = Meter::new(mode, false, TIMES);
         for (began, back) in messages {
             meter.at(*back);
             meter.echo(at(*began), *back);
         }
         meter.at(TIMES.end);
         let (slices, parts) = meter.finish();
-        let mut all = Slice::of(mode);
+        let mut all = Slice::of(mode, false);
         for (_, slice) in &slices {
             all.merge(slice);
         }
@@ -387,7 +418,7 @@ mod tests {
 
     #[test]
     fn what_was_never_sent_has_waited_until_the_end() {
-        let mut meter = Meter::new(OPEN, TIMES);
+        let mut meter = Meter::new(OPEN, false, TIMES);
         meter.unsent(1999);
         meter.unsent(2500);
         meter.unsent(6000);
@@ -399,7 +430,7 @@ mod tests {
 
     #[test]
     fn service_begins_with_the_call_that_sends() {
-        let mut meter = Meter::new(OPEN, TIMES);
+        let mut meter = Meter::new(OPEN, false, TIMES);
         let start = Start {
             due: 2100,
             sent: 2900,
@@ -411,6 +442,40 @@ mod tests {
         let max = |recorder: &Recorder| recorder.latency().expect("one").max_us;
         assert!((max(&times.latency) - 0.9).abs() < 0.001);
         assert!((max(times.service.as_ref().expect("open")) - 0.1).abs() < 0.001);
+    }
+
+    #[test]
+    fn stamps_count_as_times_do() {
+        let mut meter = Meter::new(CLOSED, true, TIMES);
+        let wire = |ns, shared| Ok(Wire { ns, shared });
+        for (began, wire) in [
+            (1999, wire(1, false)),
+            (2000, wire(300, false)),
+            (5999, wire(400, true)),
+            (3000, Err(Missing::Departure)),
+            (3000, Err(Missing::Arrival)),
+            (3000, Err(Missing::Order)),
+            (6000, wire(1, false)),
+        ] {
+            meter.on_the_wire(at(began), wire, 100);
+        }
+        let (slices, _) = meter.finish();
+        let slice = &slices[0].1;
+        let expected = Stamps {
+            both: 2,
+            shared: 1,
+            no_departure: 1,
+            no_arrival: 1,
+            no_order: 1,
+            ..Stamps::default()
+        };
+        assert_eq!(slice.stamps, expected);
+        let mut twice = slice.clone();
+        twice.merge(slice);
+        let wire = twice.times.wire.expect("wanted").latency().expect("four");
+        assert_eq!((wire.count, twice.stamps.both), (4, 4));
+        assert!((wire.min_us - 0.2).abs() < 0.001, "{wire:?}");
+        assert!((wire.max_us - 0.3).abs() < 0.001, "{wire:?}");
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! In reading order: [`cli`] and [`plan`] say what is to be done, [`run`] does it with [`worker`]s,
 //! each with a poll (and a [`ring`]) and its share of the [`connection`]s; [`pattern`] is what they send,
-//! [`pace`] when, [`meter`] what of it counts, [`failure`] what can go wrong; [`summary`] adds it up to the
+//! [`pace`] when, [`stamps`] when it was on the wire, [`meter`] what of it counts, [`failure`] what can go
+//! wrong; [`summary`] adds it up to the
 //! [`report`], which [`table`], [`json`] and [`hdr`] tell in different tongues.
 
 pub mod cli;
@@ -25,6 +26,7 @@ pub mod report;
 pub mod ring;
 pub mod run;
 pub mod source;
+pub mod stamps;
 pub mod summary;
 pub mod table;
 pub mod worker;

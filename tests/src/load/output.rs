@@ -172,8 +172,7 @@ impl Watch for Outputs {
             return Ok(());
         }
         if let Hdr::Begun(log) = &mut self.hdr {
-            let (latency, service) = (&slice.times.latency, slice.times.service.as_ref());
-            log.interval(from, length, latency, service).context(HDR)?;
+            log.interval(from, length, &slice.times).context(HDR)?;
         }
         if late {
             return Ok(());

@@ -25,6 +25,8 @@ pub struct Plan {
     pub interval: Option<Duration>,
     /// Before the warm-up, and after measuring, keep the connections silent until stdin has a line or ends.
     pub hold: bool,
+    /// The measured connections' messages are to be stamped by the kernel.
+    pub wire: bool,
 }
 
 /// What a connection is there for.

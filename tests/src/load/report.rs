@@ -32,6 +32,11 @@ pub struct Report {
     pub connects: u64,
     /// Of one message: closed loop, from the call that sends it; open loop, from the moment it was due.
     pub latency: Option<Latency>,
+    /// With `--wire`, of messages that have both of the kernel's time stamps: from when the last packet
+    /// of the call that sent it left until the last packet of its echo arrived.
+    pub wire: Option<Latency>,
+    /// With `--wire`: how many have both, and what the others have not.
+    pub stamps: Option<Stamps>,
     /// Open loop only: from the call that sends it, which leaves out what it waited for before that.
     pub service: Option<Latency>,
     /// From connect to established, of the connections counted in `connects`.
@@ -147,6 +152,41 @@ pub struct Percentile {
     pub us: f64,
 }
 
+/// Messages by what the kernel's time stamps say of them, of those that `latency` counts and that came back.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Stamps {
+    /// They have both; `wire` counts them.
+    pub both: u64,
+    /// Of these: later ones were sent by the same call or have come back in the same read, so that the
+    /// stamp is that of the last of them.
+    pub shared: u64,
+    /// Nothing says when they left.
+    pub no_departure: u64,
+    /// Nothing says when their echoes arrived.
+    pub no_arrival: u64,
+    /// Their stamps cannot be: the clock was set meanwhile.
+    pub no_order: u64,
+    /// Taken off each time: what is between both stamps of one packet where it leaves and arrives at once, on
+    /// loopback; elsewhere 0.
+    pub apart_us: f64,
+}
+
+impl Stamps {
+    /// Adds another's.
+    pub fn merge(&mut self, other: &Self) {
+        self.both += other.both;
+        self.shared += other.shared;
+        self.no_departure += other.no_departure;
+        self.no_arrival += other.no_arrival;
+        self.no_order += other.no_order;
+    }
+
+    /// Messages of any kind.
+    pub fn all(&self) -> u64 {
+        self.both + self.no_departure + self.no_arrival + self.no_order
+    }
+}
+
 /// Echoes per measured connection.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Shares {
@@ -236,6 +276,8 @@ pub enum Event {
         bytes: u64,
         /// Of the messages that came back in it.
         latency: Option<Latency>,
+        /// With `--wire`: of these, on the wire.
+        wire: Option<Latency>,
     },
     /// The measurement is over; what follows (the connections' end) does not count.
     Measured {

@@ -27,6 +27,7 @@ use crate::load::pattern::Pattern;
 use crate::load::plan::Plan;
 use crate::load::report::{Event, Report};
 use crate::load::source::{Sources, make_room};
+use crate::load::stamps;
 use crate::load::summary::Summary;
 use crate::load::worker::{Note, Outcome, Shared, Teller, Worker};
 
@@ -64,8 +65,10 @@ pub fn run(
     let interrupts = Interrupts::catch()?;
     make_room(&plan)?;
     let address = resolve(&plan.host, plan.port)?;
+    let apart = plan.wire.then(|| stamps::apart(address.ip())).flatten();
     let shared = Shared {
         address,
+        apart: apart.unwrap_or(0),
         sources: Sources::new(address),
         pattern: Pattern::new(),
         start: AtomicU64::new(0),
@@ -175,7 +178,7 @@ impl<'a> Conductor<'a> {
             signal: None,
             lines: if shared.plan.hold { 0 } else { MANY },
             slices: BTreeMap::new(),
-            summary: Summary::new(shared.plan.load.mode),
+            summary: Summary::new(&shared.plan),
         }
     }
 
@@ -336,11 +339,11 @@ impl<'a> Conductor<'a> {
 
     /// One worker's slice; when it is the last worker's, the slice is complete.
     fn slice(&mut self, number: u64, slice: &Slice) -> Result<()> {
-        let mode = self.shared.plan.load.mode;
+        let plan = &self.shared.plan;
         let (count, whole) = self
             .slices
             .entry(number)
-            .or_insert_with(|| (0, Slice::of(mode)));
+            .or_insert_with(|| (0, Slice::of(plan.load.mode, plan.wire)));
         *count += 1;
         whole.merge(slice);
         if *count < self.wakers.len() {

@@ -7,10 +7,10 @@ use crate::load::clock::seconds;
 use crate::load::failure::Ledger;
 use crate::load::latency::Recorder;
 use crate::load::meter::{Parts, Slice, Times};
-use crate::load::plan::Kind;
+use crate::load::plan::{Kind, Plan};
 use crate::load::processor::Usage;
 use crate::load::report::{
-    Company, Engine, FORMAT, Generator, Mode, Outcome, Report, Shares, Warmup,
+    Company, Engine, FORMAT, Generator, Mode, Outcome, Report, Shares, Stamps, Warmup,
 };
 use crate::load::worker::{self, Shared};
 
@@ -45,11 +45,11 @@ pub struct Summary {
 
 impl Summary {
     /// Of nothing yet.
-    pub fn new(mode: Mode) -> Self {
+    pub fn new(plan: &Plan) -> Self {
         Self {
             times: Times::default(),
             interrupted: false,
-            slice: Slice::of(mode),
+            slice: Slice::of(plan.load.mode, plan.wire),
             parts: Parts::default(),
             echoes: Vec::new(),
             company: BTreeMap::new(),
@@ -114,6 +114,11 @@ impl Summary {
             bytes: self.slice.bytes,
             connects: self.slice.connects,
             latency: recorders.latency.latency(),
+            wire: recorded(recorders.wire.as_ref()),
+            stamps: shared.plan.wire.then_some(Stamps {
+                apart_us: shared.apart as f64 / 1e3,
+                ..self.slice.stamps
+            }),
             service: recorded(recorders.service.as_ref()),
             connect: recorded(recorders.connect.as_ref()),
             first_echo: recorded(recorders.first_echo.as_ref()),
@@ -179,8 +184,22 @@ impl Summary {
                 self.unsent
             ));
         }
+        warnings.extend(unstamped(&self.slice.stamps));
         warnings
     }
+}
+
+/// Messages came back, and none of them has both time stamps.
+fn unstamped(stamps: &Stamps) -> Option<String> {
+    let of = match (stamps.no_departure, stamps.no_arrival) {
+        _ if stamps.both > 0 => return None,
+        (1.., 0) => "of what leaves",
+        (_, 1..) => "of what arrives",
+        _ => return None,
+    };
+    Some(format!(
+        "this device gives no time stamps {of}: nothing is known of times on the wire (--wire)"
+    ))
 }
 
 fn unsteady(warmup: &Warmup) -> String {
@@ -200,5 +219,32 @@ fn shares(echoes: &[u64]) -> Shares {
         fewest: echoes.iter().min().copied().unwrap_or(0),
         most: echoes.iter().max().copied().unwrap_or(0),
         fairness: if squares > 0.0 { equal } else { 1.0 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_gives_no_stamps_is_named_once() {
+        let none = Stamps {
+            no_departure: 9,
+            ..Stamps::default()
+        };
+        let told = unstamped(&none).expect("none has both");
+        assert!(
+            told.starts_with("this device gives no time stamps of what leaves"),
+            "{told}"
+        );
+        let half = Stamps {
+            no_departure: 0,
+            no_arrival: 9,
+            ..none
+        };
+        let told = unstamped(&half).expect("none has both");
+        assert!(told.contains("of what arrives"), "{told}");
+        assert_eq!(unstamped(&Stamps { both: 1, ..none }), None);
+        assert_eq!(unstamped(&Stamps::default()), None);
     }
 }

@@ -10,7 +10,7 @@ use anstyle::{AnsiColor, Style};
 
 use crate::figures::{NONE, TimeUnit, bytes, percent, plain, time_us, whole};
 use crate::load::report::{
-    Company, Failures, Generator, Latency, Load, Mode, Outcome, Report, Shares,
+    Company, Failures, Generator, Latency, Load, Mode, Outcome, Report, Shares, Stamps,
 };
 use crate::narrate::text::wrap;
 
@@ -24,6 +24,12 @@ const INDENT: usize = 2;
 
 const DUE: &str = "latency: since a message was due; service: since it was sent. The difference is \
                    how long it had to wait to be sent.";
+const WIRE: &str = "on the wire: from a message's last packet leaving to its echo's last arriving, by the \
+                    kernel's time stamps. The rest of latency is the generator's own and the \
+                    scheduler's.";
+const WIRE_OPEN: &str = "on the wire: from a message's last packet leaving, not from when it was due, to \
+                         its echo's last arriving, by the kernel's time stamps. The rest of service is \
+                         the generator's own and the scheduler's.";
 const CONNECT: &str = "connect: until the connection is established.";
 const FIRST_ECHO: &str = "first echo: from connect to the whole first echo.";
 
@@ -88,6 +94,9 @@ impl Table<'_> {
     fn remarks(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let report = self.report;
         let plain = Style::new();
+        if let Some(stamps) = report.stamps.filter(|stamps| stamps.both > 0) {
+            self.paragraph(f, plain, "Time stamps:", &stamped(&stamps))?;
+        }
         if report.load.connections > 1 && report.echoes > 0 {
             self.paragraph(f, plain, "Fairness:", &shared(&report.shares))?;
         }
@@ -201,8 +210,13 @@ struct Kind<'a> {
 /// Those that were measured.
 fn kinds(report: &Report) -> Vec<Kind<'_>> {
     let due = report.service.is_some().then_some(DUE);
+    let wire = match report.service {
+        Some(_) => WIRE_OPEN,
+        None => WIRE,
+    };
     let kinds = [
         ("latency", &report.latency, due),
+        ("on the wire", &report.wire, Some(wire)),
         ("service", &report.service, None),
         ("connect", &report.connect, Some(CONNECT)),
         ("first echo", &report.first_echo, Some(FIRST_ECHO)),
@@ -248,6 +262,29 @@ fn unit(kinds: &[Kind<'_>]) -> Option<TimeUnit> {
         .map(|kind| kind.times.max_us)
         .fold(0.0, f64::max);
     Some(TimeUnit::fitting(typical.max(longest / 1e4)))
+}
+
+/// How many messages have both time stamps, what the others have not, and what was done to the times.
+fn stamped(stamps: &Stamps) -> String {
+    let all = whole(stamps.all());
+    let have = match stamps.all() - stamps.both {
+        0 => format!("all {all} messages have both"),
+        others => format!("of {all} messages {} have not both", whole(others)),
+    };
+    let counted = [
+        (stamps.no_departure, "do not say when they left"),
+        (stamps.no_arrival, "do not say when their echoes arrived"),
+        (stamps.no_order, "cannot be, the clock was set meanwhile"),
+        (stamps.shared, "share one with later messages, whose it is"),
+    ];
+    let counted = counted.into_iter().filter(|(count, _)| *count > 0);
+    let counted = counted.map(|(count, what)| format!("{} {what}", whole(count)));
+    let apart = (stamps.apart_us > 0.0).then(|| {
+        let apart = time_us(stamps.apart_us);
+        format!("{apart} that stamping takes on loopback are taken off")
+    });
+    let said: Vec<_> = std::iter::once(have).chain(counted).chain(apart).collect();
+    said.join("; ")
 }
 
 fn shared(shares: &Shares) -> String {
@@ -364,6 +401,8 @@ mod tests {
             bytes: 97_497_728,
             connects: 0,
             latency: times(40, 1_100_000),
+            wire: None,
+            stamps: None,
             service: None,
             connect: None,
             first_echo: None,
@@ -503,6 +542,64 @@ Generator: 2.31 us CPU per echo by epoll (user 0.610, system 1.70), busiest
             "{text}"
         );
         assert!(!shown(&report(), 80).contains("service"));
+    }
+
+    #[test]
+    fn what_was_on_the_wire_stands_beneath_latency() {
+        let stamps = Stamps {
+            both: 1_100_001,
+            ..Stamps::default()
+        };
+        let wired = |report| Report {
+            wire: times(20, 1_100_000),
+            stamps: Some(stamps),
+            ..report
+        };
+        let text = shown(&wired(report()), 80);
+        let mut lines = text.lines().skip_while(|l| !l.starts_with("latency "));
+        let next = lines.nth(1);
+        assert!(
+            next.is_some_and(|l| l.starts_with("on the wire  ")),
+            "{text}"
+        );
+        assert!(text.contains("The rest of latency is"), "{text}");
+        assert!(
+            text.contains("Time stamps: all 1,100,001 messages have both\n"),
+            "{text}"
+        );
+        let text = shown(&wired(full()), 200);
+        assert!(text.contains("not from when it was due"), "{text}");
+        let none = Report {
+            stamps: Some(Stamps {
+                both: 0,
+                no_departure: 5,
+                ..stamps
+            }),
+            ..report()
+        };
+        let text = shown(&none, 80);
+        assert!(
+            !text.contains("on the wire") && !text.contains("Time stamps"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_has_no_stamps_is_counted_by_reason() {
+        let stamps = Stamps {
+            both: 90,
+            shared: 7,
+            no_departure: 6,
+            no_arrival: 3,
+            no_order: 1,
+            apart_us: 1.09,
+        };
+        let expected = "of 100 messages 10 have not both; 6 do not say when they left; \
+                        3 do not say when their echoes arrived; \
+                        1 cannot be, the clock was set meanwhile; \
+                        7 share one with later messages, whose it is; \
+                        1.09 us that stamping takes on loopback are taken off";
+        assert_eq!(stamped(&stamps), expected);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct Shared {
     pub sources: Sources,
     /// What is sent.
     pub pattern: Pattern,
+    /// Nanoseconds to be taken off each time on the wire: see [`stamps`](crate::load::stamps).
+    pub apart: u64,
     /// When the load begins; 0 as long as that is not known.
     pub start: AtomicU64,
     /// Connections may be ended when all is over.
@@ -357,7 +359,7 @@ impl<'a> Worker<'a> {
         let plan = &self.shared.plan;
         let times = Times::of(plan, start);
         self.phase = Phase::Loaded;
-        self.meter = Some(Meter::new(plan.load.mode, times));
+        self.meter = Some(Meter::new(plan.load.mode, plan.wire, times));
         self.next_part = start;
         self.schedule = self.schedule_from(start);
         self.next_slow = if self.slots.iter().any(|slot| slot.kind == Kind::Slow) {

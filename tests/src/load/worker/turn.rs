@@ -191,6 +191,9 @@ impl Worker<'_> {
                 meter.connected(began, self.now);
             }
         } else {
+            if self.shared.plan.wire && slot.kind == Kind::Measured {
+                connection.stamp();
+            }
             self.opening -= 1;
             self.open_more();
         }
@@ -245,6 +248,11 @@ impl Worker<'_> {
         let mut complete = 0;
         while let Some(start) = connection.complete() {
             meter.echo(start, now);
+            if let Some(wire) = connection.on_the_wire(now - start.sent) {
+                meter.on_the_wire(start, wire, self.shared.apart);
+                // The next one is not to be charged with what that took.
+                self.now = clock::now();
+            }
             complete += 1;
         }
         slot.echoes += if counts { complete } else { 0 };
