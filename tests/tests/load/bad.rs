@@ -14,8 +14,8 @@ use tcpecho_lab::server::Server;
 
 use super::{DEADLINE, is_warning, last_report, load, run, wait_for};
 
-/// What messages go through.
-const ENGINES: [&str; 2] = ["epoll", "io-uring"];
+/// The ways that messages can go. Time stamps make edges that are like those of errors.
+const WAYS: [&[&str]; 3] = [&["--engine", "epoll"], &["--engine", "io-uring"], &["--wire"]];
 
 /// Serves every connection with `serve` in a thread; the threads end with the connections, the
 /// listener with the test.
@@ -52,11 +52,11 @@ fn index(position: u64, bytes: &[u8], wanted: u64) -> Option<usize> {
     (index < bytes.len()).then_some(index)
 }
 
-/// What is told of a server, by kind, whatever the messages go through; the run must fail, and stderr
-/// must say the same.
-fn told(server: SocketAddr, engine: &str) -> Result<Vec<Failures>> {
+/// What is told of a server, by kind, whatever way the messages go; the run must fail, and stderr must
+/// say the same.
+fn told(server: SocketAddr, way: &[&str]) -> Result<Vec<Failures>> {
     let plan = ["-c", "2", "-d", "400ms", "--warmup", "0", "--timeout", "1s"];
-    let (code, report, stderr) = run(server, &[&plan[..], &["--engine", engine]].concat())?;
+    let (code, report, stderr) = run(server, &[&plan, way].concat())?;
     ensure!(
         code == Some(1) && report.outcome == Outcome::Failed,
         "{code:?} {report:?}"
@@ -71,13 +71,13 @@ fn told(server: SocketAddr, engine: &str) -> Result<Vec<Failures>> {
 
 /// All the errors are of this kind, one for each connection, and the first says this.
 fn is_told(server: SocketAddr, kind: &str, words: &str) -> Result<()> {
-    for engine in ENGINES {
-        let errors = told(server, engine)?;
+    for way in WAYS {
+        let errors = told(server, way)?;
         let [only] = &errors[..] else {
-            anyhow::bail!("{engine}: more than one kind: {errors:?}");
+            anyhow::bail!("{way:?}: more than one kind: {errors:?}");
         };
-        ensure!(only.kind == kind && only.count == 2, "{engine}: {only:?}");
-        ensure!(only.first.contains(words), "{engine}: {only:?}");
+        ensure!(only.kind == kind && only.count == 2, "{way:?}: {only:?}");
+        ensure!(only.first.contains(words), "{way:?}: {only:?}");
     }
     Ok(())
 }
@@ -219,10 +219,10 @@ fn an_echo_in_many_pieces_is_no_error() -> Result<()> {
             }
         }
     })?;
-    for engine in ENGINES {
-        let plan = ["-c", "20", "-s", "4k", "-d", "400ms", "--engine", engine];
-        let (code, report, stderr) = run(server, &plan)?;
-        ensure!(code == Some(0) && report.echoes > 0, "{engine}: {stderr}");
+    for way in WAYS {
+        let plan = ["-c", "20", "-s", "4k", "-d", "400ms"];
+        let (code, report, stderr) = run(server, &[&plan, way].concat())?;
+        ensure!(code == Some(0) && report.echoes > 0, "{way:?}: {stderr}");
     }
     Ok(())
 }
