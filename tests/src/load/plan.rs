@@ -118,9 +118,18 @@ impl Plan {
         }
     }
 
+    /// How much time passes between two messages of a worker, if that is planned.
+    pub fn pause(&self) -> Duration {
+        match self.load.mode {
+            Mode::Open { rate } => Duration::from_secs_f64(self.load.threads as f64 / rate),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Can the messages go through io_uring? Errors: why not.
     pub fn suits_ring(&self) -> Result<(), String> {
         match self.load.mode {
+            _ if self.wire => Err("--wire".into()),
             Mode::Closed { depth: 1 } if self.load.size <= ring::LONGEST => Ok(()),
             Mode::Closed { depth: 1 } => {
                 Err(format!("messages of more than {} bytes", ring::LONGEST))

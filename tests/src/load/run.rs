@@ -38,6 +38,9 @@ const STDIN: Token = Token(2);
 /// More than there is to let go on.
 const MANY: usize = usize::MAX / 2;
 
+/// As cold as this makes a processor's caches they stay.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+
 /// How long a probe of one of several addresses may take.
 const PROBE: Duration = Duration::from_secs(3);
 
@@ -65,7 +68,8 @@ pub fn run(
     let interrupts = Interrupts::catch()?;
     make_room(&plan)?;
     let address = resolve(&plan.host, plan.port)?;
-    let apart = plan.wire.then(|| stamps::apart(address.ip())).flatten();
+    let apart = || stamps::apart(address.ip(), plan.pause().min(LONGEST_PAUSE));
+    let apart = plan.wire.then(apart).flatten();
     let shared = Shared {
         address,
         apart: apart.unwrap_or(0),
