@@ -362,7 +362,7 @@ struct Clock {
 impl Clock {
     /// When something happened, so long after the beginning, that is read `now`.
     fn when(&mut self, after: Duration, now: Instant) -> Instant {
-        let began = now - after;
+        let began = now.checked_sub(after).unwrap_or(now);
         let began = self.began.map_or(began, |earlier| earlier.min(began));
         self.began = Some(began);
         began + after

@@ -15,7 +15,11 @@ use tcpecho_lab::server::Server;
 use super::{DEADLINE, is_warning, last_report, load, run, wait_for};
 
 /// The ways that messages can go. Time stamps make edges that are like those of errors.
-const WAYS: [&[&str]; 3] = [&["--engine", "epoll"], &["--engine", "io-uring"], &["--wire"]];
+const WAYS: [&[&str]; 3] = [
+    &["--engine", "epoll"],
+    &["--engine", "io-uring"],
+    &["--wire"],
+];
 
 /// Serves every connection with `serve` in a thread; the threads end with the connections, the
 /// listener with the test.
