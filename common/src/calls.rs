@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, getpid, gettid};
@@ -179,6 +179,20 @@ pub fn try_read(fd: impl AsFd, buffer: &mut [u8]) -> nix::Result<usize> {
 pub fn try_write(fd: impl AsFd, bytes: &[u8]) -> nix::Result<usize> {
     at_once("write", fd.as_fd().as_raw_fd(), || {
         nix::unistd::write(&fd, bytes)
+    })
+}
+
+/// splice(2) between a pipe and a socket that do not block. Of the two, the socket is observed.
+#[inline]
+pub fn splice(
+    from: impl AsFd,
+    to: impl AsFd,
+    socket: BorrowedFd<'_>,
+    most: usize,
+) -> nix::Result<usize> {
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    at_once("splice", socket.as_raw_fd(), || {
+        nix::fcntl::splice(&from, None, &to, None, most, flags)
     })
 }
 

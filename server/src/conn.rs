@@ -6,6 +6,11 @@
 //! nothing more is read. So a peer that never reads costs what one read brought, at most
 //! [`WINDOW`]; and all of them together little more than [`HELD_IN_FULL`], past which reads shrink
 //! to [`SMALL_WINDOW`].
+//!
+//! Who sends much at once ([`LARGE`]) is echoed without a copy, as far as that goes: splice(2) into
+//! a pipe and out of it. That is a shortcut and decides nothing. What the peer does not take is read
+//! out of the pipe, so that it is empty after every turn and one is enough for a loop; whether there
+//! is more to come, an end or an error, and whether there is room, a read and a write tell, as ever.
 
 use std::mem;
 use std::ops::Range;
@@ -15,6 +20,7 @@ use nix::errno::Errno;
 use tcpecho_common::{Mistake, calls, queues};
 
 use crate::end::End;
+use crate::pipe::Pipe;
 use crate::{handler, socket};
 
 /// The most one read brings, and the most one connection may move per turn.
@@ -25,6 +31,14 @@ pub const SMALL_WINDOW: usize = 4 * 1024;
 
 /// Bytes held for all peers of a loop, from which on reads are small.
 pub const HELD_IN_FULL: usize = 64 * 1024 * 1024;
+
+/// Who has sent so much at once is spliced; with less, the calls cost more than the copies. (Of a
+/// message of 64 KiB a bit less may come first.)
+pub const LARGE: usize = 48 * 1024;
+
+/// Errors of splice(2) that say nothing of the stream: the kernel, a filter of system calls, or a
+/// want of memory forbids it.
+const CANNOT: [Errno; 4] = [Errno::EINVAL, Errno::ENOSYS, Errno::EPERM, Errno::ENOMEM];
 
 /// A connection is idle when this many ticks of the idle clock in a row have passed without a byte.
 pub const IDLE_TICKS: u8 = 8;
@@ -37,6 +51,10 @@ pub struct Shared {
     buffer: Box<[u8]>,
     held: usize,
     mistake: Option<Mistake>,
+    /// For those that are spliced; empty. Made when it is needed.
+    pipe: Option<Pipe>,
+    /// It cannot be had, or must not be.
+    no_pipe: bool,
 }
 
 impl Default for Shared {
@@ -56,6 +74,9 @@ impl Shared {
             buffer: vec![0; size].into_boxed_slice(),
             held: 0,
             mistake,
+            pipe: None,
+            // Where a mistake is to be made with the bytes, they have to come in.
+            no_pipe: mistake.is_some(),
         }
     }
 
@@ -89,6 +110,17 @@ impl Shared {
         self.held += bytes;
     }
 
+    /// The pipe. Whoever takes it puts it back when it is empty again, and else drops it: nobody is
+    /// sent the bytes of another. None: do without.
+    fn take_pipe(&mut self) -> Option<Pipe> {
+        if self.no_pipe || self.held > HELD_IN_FULL {
+            return None;
+        }
+        let pipe = self.pipe.take().or_else(|| Pipe::open().ok());
+        self.no_pipe = pipe.is_none();
+        pipe
+    }
+
     /// They are kept no more.
     pub fn release(&mut self, bytes: usize) {
         self.held -= bytes;
@@ -107,6 +139,15 @@ pub trait Stream {
     fn unread(&self) -> usize;
     /// Bytes written (and our FIN) that the peer has not acknowledged.
     fn unacknowledged(&self) -> usize;
+    /// splice(2) from it into the pipe. An error that is not about splicing is the socket's, which
+    /// tells it once.
+    fn splice_in(&mut self, _pipe: &Pipe, _most: usize) -> nix::Result<usize> {
+        Err(Errno::EINVAL)
+    }
+    /// splice(2) out of the pipe, into it.
+    fn splice_out(&mut self, _pipe: &Pipe, _most: usize) -> nix::Result<usize> {
+        Err(Errno::EINVAL)
+    }
     /// write(2) on a socket that blocks: waits for room. For `--mistake blocking-write`.
     fn write_blocking(&mut self, bytes: &[u8]) -> nix::Result<usize> {
         self.write(bytes)
@@ -132,6 +173,14 @@ impl Stream for BorrowedFd<'_> {
 
     fn unacknowledged(&self) -> usize {
         socket::unacknowledged(*self)
+    }
+
+    fn splice_in(&mut self, pipe: &Pipe, most: usize) -> nix::Result<usize> {
+        pipe.fill(*self, most)
+    }
+
+    fn splice_out(&mut self, pipe: &Pipe, most: usize) -> nix::Result<usize> {
+        pipe.drain(*self, most)
     }
 
     fn write_blocking(&mut self, bytes: &[u8]) -> nix::Result<usize> {
@@ -200,6 +249,8 @@ pub struct EchoConn {
     phase: Phase,
     /// Read until EAGAIN, even where a short read would do.
     drain: bool,
+    /// Much came at once: see [`LARGE`].
+    large: bool,
     /// Ticks of the idle clock since a byte moved.
     quiet: u8,
     /// Bytes that the peer had not acknowledged at the last tick, if it was a quiet one.
@@ -301,6 +352,18 @@ impl EchoConn {
         let mut budget = WINDOW;
         while budget > 0 {
             self.next_phase(stream)?;
+            let mut spliced = 0;
+            if self.large && self.phase == Phase::Echoing {
+                spliced = self.splice(stream, shared)?;
+                budget = budget.saturating_sub(spliced);
+                if self.remainder.is_some() {
+                    return Ok(TO_WRITE);
+                }
+                if budget == 0 {
+                    break;
+                }
+                // What was spliced may have been all. But whatever it was, only a read knows.
+            }
             let window = self.window(shared);
             let size = window.len();
             let n = match stream.read(window) {
@@ -318,6 +381,7 @@ impl EchoConn {
             };
             budget = budget.saturating_sub(n);
             self.quiet = 0;
+            self.large = spliced + n >= LARGE;
             if self.phase != Phase::Lingering && !self.answer(stream, shared, n)? {
                 return self.blocked(stream, shared);
             }
@@ -327,6 +391,73 @@ impl EchoConn {
             }
         }
         Ok(Turn::Again)
+    }
+
+    /// Echoes what is there by way of the pipe; what the peer does not take is kept. Returns how much
+    /// there was; 0 says nothing.
+    fn splice(&mut self, stream: &mut impl Stream, shared: &mut Shared) -> Result<usize, End> {
+        let Some(pipe) = shared.take_pipe() else {
+            return Ok(0);
+        };
+        let n = match stream.splice_in(&pipe, WINDOW) {
+            Ok(n) => n,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(errno) if CANNOT.contains(&errno) => {
+                shared.no_pipe = true;
+                return Ok(0);
+            }
+            Err(errno) => return Err(End::Failed(errno)),
+        };
+        if n > 0 {
+            self.quiet = 0;
+            self.large = n >= LARGE;
+        }
+        let left = self.splice_out(stream, &pipe, n)?;
+        self.copy_out(&pipe, &mut shared.buffer[..left])?;
+        shared.pipe = Some(pipe);
+        self.answer(stream, shared, left)?;
+        Ok(n)
+    }
+
+    /// Moves so many bytes from the pipe to the peer. Returns how many do not go.
+    fn splice_out(
+        &mut self,
+        stream: &mut impl Stream,
+        pipe: &Pipe,
+        mut left: usize,
+    ) -> Result<usize, End> {
+        while left > 0 {
+            match stream.splice_out(pipe, left) {
+                Ok(0) | Err(Errno::EAGAIN) => break,
+                Ok(n) => {
+                    left -= n;
+                    self.echoed += n as u64;
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) if CANNOT.contains(&errno) => break,
+                Err(errno) => return Err(self.lose(left, errno)),
+            }
+        }
+        Ok(left)
+    }
+
+    /// Empties the pipe into the buffer, which is as long as what is in it.
+    fn copy_out(&mut self, pipe: &Pipe, buffer: &mut [u8]) -> Result<(), End> {
+        let mut copied = 0;
+        while copied < buffer.len() {
+            match pipe.read(&mut buffer[copied..]) {
+                Ok(n) => copied += n,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(self.lose(buffer.len(), errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection has failed, and with it this many bytes that were read.
+    fn lose(&mut self, bytes: usize, errno: Errno) -> End {
+        self.lost = bytes as u32;
+        End::Failed(errno)
     }
 
     /// Is there more than one read may bring?
@@ -412,10 +543,7 @@ impl EchoConn {
                     self.keep(shared, written..n);
                     return Ok(false);
                 }
-                Err(errno) => {
-                    self.lost = (n - written) as u32;
-                    return Err(End::Failed(errno));
-                }
+                Err(errno) => return Err(self.lose(n - written, errno)),
             }
         }
         Ok(true)
@@ -479,6 +607,8 @@ mod tests {
         fin_sent: bool,
         unacknowledged: usize,
         reads: usize,
+        /// Bytes that came in by splice.
+        spliced: usize,
     }
 
     impl Peer {
@@ -519,6 +649,19 @@ mod tests {
             self.room -= n;
             self.output.extend_from_slice(&bytes[..n]);
             Ok(n)
+        }
+
+        fn splice_in(&mut self, pipe: &Pipe, most: usize) -> nix::Result<usize> {
+            let mut bytes = vec![0; most];
+            let n = self.read(&mut bytes)?;
+            self.spliced += n;
+            nix::unistd::write(&pipe.writer, &bytes[..n])
+        }
+
+        fn splice_out(&mut self, pipe: &Pipe, most: usize) -> nix::Result<usize> {
+            let mut bytes = vec![0; most.min(self.room)];
+            let n = nix::unistd::read(&pipe.reader, &mut bytes)?;
+            self.write(&bytes[..n])
         }
 
         fn shutdown_write(&mut self) {
@@ -597,6 +740,63 @@ mod tests {
         peer.room = 0;
         assert_eq!(peer.turn(&mut conn, &mut shared), TO_WRITE);
         assert_eq!(conn.pending(), SMALL_WINDOW as u64);
+    }
+
+    #[test]
+    fn who_sends_much_is_spliced_as_long_as_that_goes_on() {
+        let (mut conn, mut shared) = (EchoConn::default(), Shared::default());
+        let mut peer = Peer::sends(&[]);
+        // Each goes the way that the one before it suggests.
+        for (sent, spliced) in [(LARGE, 0), (LARGE, LARGE), (10, 10), (10, 0), (LARGE, 0)] {
+            // A turn for nothing says nothing.
+            assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+            peer.input.push_back(Ok(vec![7; sent]));
+            (peer.room, peer.spliced) = (usize::MAX, 0);
+            assert_eq!(peer.turn(&mut conn, &mut shared), TO_READ);
+            assert_eq!(peer.spliced, spliced, "of {sent}");
+        }
+        assert_eq!(conn.echoed(), peer.output.len() as u64);
+    }
+
+    #[test]
+    fn what_must_come_in_is_not_spliced() {
+        let mistaken = Shared::new(Some(Mistake::ShortWrite));
+        let full = Shared {
+            held: HELD_IN_FULL + 1,
+            ..Shared::default()
+        };
+        for mut shared in [mistaken, full] {
+            let mut conn = EchoConn {
+                large: true,
+                ..EchoConn::default()
+            };
+            let mut peer = Peer::sends(&[&vec![7; LARGE]]);
+            peer.turn(&mut conn, &mut shared);
+            assert_eq!((peer.spliced, peer.reads > 0), (0, true));
+        }
+    }
+
+    #[test]
+    fn what_is_lost_on_its_way_through_the_pipe_reaches_nobody_else() {
+        let mut shared = Shared::default();
+        for errno in [Errno::EPIPE, Errno::ECONNRESET] {
+            let mut conn = EchoConn {
+                large: true,
+                ..EchoConn::default()
+            };
+            let mut peer = Peer::sends(&[b"abc"]);
+            peer.write_fails = Some(errno);
+            let turn = peer.turn(&mut conn, &mut shared);
+            assert_eq!(turn, Turn::Done(End::Failed(errno)));
+            assert_eq!((peer.spliced, conn.close(&mut shared)), (3, 3));
+        }
+        let mut conn = EchoConn {
+            large: true,
+            ..EchoConn::default()
+        };
+        let mut peer = Peer::sends(&[b"efg"]);
+        peer.turn(&mut conn, &mut shared);
+        assert_eq!((peer.spliced, peer.output.as_slice()), (3, &b"efg"[..]));
     }
 
     #[test]

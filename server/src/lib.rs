@@ -2,8 +2,9 @@
 //!
 //! A library with a thin program around it, so that manual pages and tests reach the pieces.
 //! Reading order: [`cli`], [`listener`], [`accept`], then [`echo`] with `models/iterative.rs` and
-//! its neighbours `fork` and `thread`, then [`conn`], [`table`], [`door`] and [`event_loop`] with
-//! `models/reactor.rs` and its neighbours, then [`executor`] and [`driver`] with `models/tasks.rs`.
+//! its neighbours `fork` and `thread`, then [`conn`] with [`pipe`], [`table`], [`door`] and
+//! [`event_loop`] with `models/reactor.rs` and its neighbours, then [`executor`] and [`driver`] with
+//! `models/tasks.rs`.
 
 pub mod accept;
 pub mod children;
@@ -24,6 +25,7 @@ pub mod inherited;
 pub mod listener;
 pub mod manager;
 pub mod models;
+pub mod pipe;
 pub mod poller;
 pub mod pool;
 pub mod run_queue;

@@ -1,6 +1,7 @@
 //! Whatever a peer does (sends in pieces, with urgent marks between, stops reading, reads a little,
-//! half-closes, resets), and whether the loop is told of levels or of edges: the echo of a connection
-//! is exact, nothing stalls, nothing is kept beyond its bounds.
+//! half-closes, resets), whether the loop is told of levels or of edges, and whatever splice does (all,
+//! a part, nothing, fail): the echo of a connection is exact, nothing stalls, nothing is kept beyond its
+//! bounds.
 //!
 //! The peer and its kernel are a model; proptest makes up ten thousand lives of it.
 
@@ -8,8 +9,10 @@ use std::sync::LazyLock;
 
 use nix::errno::Errno;
 use proptest::prelude::*;
+use tcpecho_common::queues;
 use tcpechod::conn::{EchoConn, Shared, Stream, Turn, WINDOW, Wants};
 use tcpechod::end::End;
+use tcpechod::pipe::Pipe;
 
 /// What a peer does, one thing after the other.
 #[derive(Clone, Debug)]
@@ -27,8 +30,9 @@ enum Act {
     Stop,
 }
 
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let length = prop_oneof![20 => 1..2000_usize, 1 => 1..3 * WINDOW];
+/// One length in so many is large.
+fn acts(rarity: u32) -> impl Strategy<Value = Vec<Act>> {
+    let length = prop_oneof![rarity => 1..2000_usize, 1 => 1..3 * WINDOW];
     let act = prop_oneof![
         6 => length.clone().prop_map(Act::Send),
         1 => Just(Act::Urgent),
@@ -39,6 +43,34 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         1 => Just(Act::Stop),
     ];
     prop::collection::vec(act, 0..20)
+}
+
+/// What splice does, whatever there is to be done.
+#[derive(Clone, Copy, Debug)]
+enum Splice {
+    /// As much as can be.
+    All,
+    /// So much at most.
+    Part(usize),
+    /// Nothing, and says so: 0.
+    Nothing,
+    Fails(Errno),
+}
+
+/// What it does, one call after the other, and again from the start; nothing: it cannot be done.
+fn splices() -> impl Strategy<Value = Vec<Splice>> {
+    let errno = prop_oneof![
+        4 => Just(Errno::EAGAIN),
+        2 => Just(Errno::EINTR),
+        1 => Just(Errno::EINVAL),
+    ];
+    let splice = prop_oneof![
+        6 => Just(Splice::All),
+        3 => (1..WINDOW).prop_map(Splice::Part),
+        1 => Just(Splice::Nothing),
+        2 => errno.prop_map(Splice::Fails),
+    ];
+    prop::collection::vec(splice, 0..12)
 }
 
 /// How the loop is told that something can be done.
@@ -66,6 +98,10 @@ struct Socket {
     /// A write has found no room: the kernel tells when there is some again.
     told_when_there_is_room: bool,
     reads_since_event: usize,
+    splices: Vec<Splice>,
+    spliced: usize,
+    /// A call has told of the reset; the next ones say that this is the end.
+    told_of_reset: bool,
 }
 
 /// These bytes of the stream.
@@ -79,11 +115,9 @@ impl Socket {
     fn is_readable(&self) -> bool {
         self.reset || self.read < self.sent || self.half_closed
     }
-}
 
-impl Stream for Socket {
-    fn read(&mut self, buffer: &mut [u8]) -> nix::Result<usize> {
-        self.reads_since_event += 1;
+    /// How many bytes there are to be read, up to the mark.
+    fn readable(&self) -> usize {
         let all_taken = self.echoed == self.read;
         assert!(
             all_taken || self.fin_sent,
@@ -95,12 +129,38 @@ impl Stream for Socket {
             .iter()
             .find(beyond)
             .map_or(self.sent, |m| (*m).min(self.sent));
-        let length = buffer.len().min(end - self.read);
-        // What had arrived before the reset can still be read.
-        if length == 0 && self.reset {
-            return Err(Errno::ECONNRESET);
+        end - self.read
+    }
+
+    /// How much of this the next splice moves.
+    fn splice(&mut self, length: usize) -> nix::Result<usize> {
+        self.reads_since_event += 1;
+        self.spliced += 1;
+        let next = self.splices.iter().cycle().nth(self.spliced - 1);
+        match *next.unwrap_or(&Splice::Fails(Errno::ENOSYS)) {
+            Splice::All if length == 0 => Err(Errno::EAGAIN),
+            Splice::All => Ok(length),
+            Splice::Part(most) => Ok(length.min(most)),
+            Splice::Nothing => Ok(0),
+            Splice::Fails(errno) => Err(errno),
         }
-        if length == 0 && self.half_closed {
+    }
+
+    fn tell_of_reset(&mut self) -> nix::Result<usize> {
+        self.told_of_reset = true;
+        Err(Errno::ECONNRESET)
+    }
+}
+
+impl Stream for Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> nix::Result<usize> {
+        self.reads_since_event += 1;
+        let length = buffer.len().min(self.readable());
+        // What had arrived before the reset can still be read.
+        if length == 0 && self.reset && !self.told_of_reset {
+            return self.tell_of_reset();
+        }
+        if length == 0 && (self.half_closed || self.reset) {
             return Ok(0);
         }
         if length == 0 {
@@ -114,7 +174,7 @@ impl Stream for Socket {
     fn write(&mut self, bytes: &[u8]) -> nix::Result<usize> {
         assert!(!self.fin_sent, "written after the FIN");
         if self.reset {
-            return Err(Errno::ECONNRESET);
+            return self.tell_of_reset();
         }
         let length = bytes.len().min(self.room);
         if length == 0 {
@@ -126,6 +186,44 @@ impl Stream for Socket {
             bytes[..length] == *stream(self.echoed, length),
             "not the bytes that were sent"
         );
+        self.echoed += length;
+        Ok(length)
+    }
+
+    /// Nothing is promised of what it says when there is nothing, but that the socket's error is told
+    /// once.
+    fn splice_in(&mut self, pipe: &Pipe, most: usize) -> nix::Result<usize> {
+        assert_eq!(queues::unread(&pipe.reader), 0, "somebody's bytes");
+        let readable = self.readable();
+        if readable == 0 && self.reset && !self.told_of_reset {
+            return self.tell_of_reset();
+        }
+        let length = self.splice(readable.min(most))?;
+        let bytes = stream(self.read, length);
+        assert_eq!(nix::unistd::write(&pipe.writer, bytes), Ok(length));
+        self.read += length;
+        Ok(length)
+    }
+
+    /// It may say that there is no room, but nobody will tell when there is: a write did not ask.
+    fn splice_out(&mut self, pipe: &Pipe, most: usize) -> nix::Result<usize> {
+        assert!(!self.fin_sent, "spliced after the FIN");
+        assert_eq!(
+            queues::unread(&pipe.reader),
+            most,
+            "more is spliced than came"
+        );
+        if self.reset {
+            return self.tell_of_reset();
+        }
+        let length = self.splice(most.min(self.room))?;
+        let mut bytes = vec![0; length];
+        assert_eq!(nix::unistd::read(&pipe.reader, &mut bytes), Ok(length));
+        assert!(
+            bytes == *stream(self.echoed, length),
+            "not the bytes that were sent"
+        );
+        self.room -= length;
         self.echoed += length;
         Ok(length)
     }
@@ -156,10 +254,13 @@ struct Life {
 }
 
 impl Life {
-    fn new(trigger: Trigger) -> Self {
+    fn new(trigger: Trigger, splices: &[Splice]) -> Self {
         Self {
             trigger,
-            socket: Socket::default(),
+            socket: Socket {
+                splices: splices.to_vec(),
+                ..Socket::default()
+            },
             conn: EchoConn::default(),
             shared: Shared::default(),
             wants: Wants {
@@ -254,7 +355,10 @@ impl Life {
         self.act(&Act::HalfClose);
         let socket = &self.socket;
         let expected = match self.end.expect("it has stalled") {
-            End::Fin => socket.sent,
+            End::Fin => {
+                assert!(!socket.told_of_reset, "a reset is told as a FIN");
+                socket.sent
+            }
             End::Stopped => self.sent_at_stop.expect("told to"),
             end => {
                 assert!(socket.reset, "{end} without a reset");
@@ -283,18 +387,28 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn a_life_on_edges_is_echoed_exactly(acts in acts()) {
-        live(Trigger::Edge, &acts);
+    fn a_life_on_edges_is_echoed_exactly(acts in acts(20)) {
+        live(Trigger::Edge, &acts, &[]);
     }
 
     #[test]
-    fn a_life_on_levels_is_echoed_exactly(acts in acts()) {
-        live(Trigger::Level, &acts);
+    fn a_life_on_levels_is_echoed_exactly(acts in acts(20)) {
+        live(Trigger::Level, &acts, &[]);
+    }
+
+    #[test]
+    fn a_large_life_on_edges_is_echoed_exactly(acts in acts(1), splices in splices()) {
+        live(Trigger::Edge, &acts, &splices);
+    }
+
+    #[test]
+    fn a_large_life_on_levels_is_echoed_exactly(acts in acts(1), splices in splices()) {
+        live(Trigger::Level, &acts, &splices);
     }
 }
 
-fn live(trigger: Trigger, acts: &[Act]) {
-    let mut life = Life::new(trigger);
+fn live(trigger: Trigger, acts: &[Act], splices: &[Splice]) {
+    let mut life = Life::new(trigger, splices);
     for act in acts {
         life.act(act);
     }

@@ -11,8 +11,8 @@
 //! not drained is remembered as one.
 //!
 //! What to look for: `ps` shows one process with one thread, asleep in epoll_wait whatever the
-//! number of clients; `strace -c` shows read, write and few epoll_wait; `RUST_LOG=mio=trace` the
-//! registrations.
+//! number of clients; `strace -c` shows read, write and few epoll_wait, and splice for those who send
+//! much at once; `RUST_LOG=mio=trace` the registrations.
 //!
 //! Limit: descriptors (`ulimit -n`); then accepting rests and the clients it has are served.
 //!
