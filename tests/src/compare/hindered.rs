@@ -4,7 +4,8 @@
 //! them apart: the former could run, and one of its threads waits for a processor for a good part of the
 //! time, while others use one; the latter waits for something else, or has a processor. Who still owes
 //! something is looked at for a moment; of who has answered in the end, only later than that was measured,
-//! its whole life counts, and that of the load generator, without which nothing comes back either.
+//! the time since there is load counts, and the load generator as well, without which nothing comes back
+//! either.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -43,8 +44,9 @@ impl std::error::Error for Hindered {}
 pub struct Late {
     /// What, in one line.
     pub what: String,
-    /// If it came in the end: how long the load generator has waited for a processor meanwhile.
-    pub came: Option<Duration>,
+    /// If it came in the end: how long server or load generator have waited for a processor meanwhile,
+    /// and of what time.
+    pub came: Option<(Duration, Duration)>,
 }
 
 impl Late {
@@ -57,11 +59,9 @@ impl Late {
     }
 
     /// How long somebody has waited for a processor, and of what time.
-    fn wait(&self, server: i32, elapsed: Duration) -> (Duration, Duration) {
-        match self.came {
-            Some(generator) => (accounts::longest_wait(server).max(generator), elapsed),
-            None => (accounts::longest_wait_in(server, MOMENT), MOMENT),
-        }
+    fn wait(&self, server: i32) -> (Duration, Duration) {
+        let now = || (accounts::longest_wait_in(server, MOMENT), MOMENT);
+        self.came.unwrap_or_else(now)
     }
 }
 
@@ -95,7 +95,7 @@ impl Attempt {
     /// there.
     pub fn excuse(&self, error: &anyhow::Error, server: i32) -> Option<Hindered> {
         let late: &Late = error.downcast_ref()?;
-        let (waited, of) = late.wait(server, self.began.elapsed());
+        let (waited, of) = late.wait(server);
         if waited < of.mul_f64(PART) {
             return None;
         }

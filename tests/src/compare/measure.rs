@@ -1,6 +1,7 @@
 //! One measurement: starts a server, waits until it accepts and is at rest, puts it under load, looks
 //! into its books, stops it, and sees that nothing is left of it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
@@ -110,6 +111,7 @@ impl Bench {
     fn round(&self, job: &Job<'_>, server: &Running) -> Result<Measured> {
         settle(server, 0);
         let at_rest = accounts::occupied(server.leader());
+        let (before, loaded_since) = (accounts::shares(server.leader()), Instant::now());
         let warmup = job.task.warmup();
         let mut load = self.load(job, server, self.duration, warmup)?;
         load.begin(job, server)?;
@@ -120,14 +122,17 @@ impl Bench {
         let silent = load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
         let closed = Look::at(server.leader(), load.program.pid())?;
         let loaded = accounts::occupied(server.leader());
-        let generator_waited = accounts::longest_wait(load.program.pid());
+        let generator_waited = accounts::longest_wait(load.program.pid(), &BTreeMap::new());
         let report = load.let_go()?.report()?;
         if report.echoes == 0 {
             let what =
                 "nothing came back in the time measured: it hangs, or takes longer (--duration)";
             bail!(Late {
                 what: what.into(),
-                came: Some(generator_waited),
+                came: Some((
+                    accounts::longest_wait(server.leader(), &before).max(generator_waited),
+                    loaded_since.elapsed(),
+                )),
             });
         }
         Ok(Measured {

@@ -16,7 +16,7 @@
 //! Context switches are counted per thread, and nobody keeps those of a thread that has ended, but the
 //! account that a process leaves behind when it has ended itself: see [`life`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::path::{Path, PathBuf};
@@ -186,7 +186,7 @@ pub struct Share {
 }
 
 /// Those of all threads of a tree that live now, by number.
-pub fn shares(root: i32) -> HashMap<i32, Share> {
+pub fn shares(root: i32) -> BTreeMap<i32, Share> {
     let tasks = |stat: Stat| fs::read_dir(format!("/proc/{}/task", stat.pid));
     let stats = processes::stats(root).into_iter();
     let tasks = stats.flat_map(tasks).flatten().flatten();
@@ -210,14 +210,16 @@ fn shared(schedstat: &str) -> Option<(Duration, Duration)> {
     Some((time()?, time()?))
 }
 
-/// The longest that one of the threads has waited for a processor since it was started.
-pub fn longest_wait(root: i32) -> Duration {
-    let shares = shares(root);
-    shares
-        .values()
-        .map(|share| share.waited)
-        .max()
-        .unwrap_or_default()
+/// The longest that one of the threads has waited for a processor since these were its [`shares`]; where
+/// it had none, since it was started.
+pub fn longest_wait(root: i32, before: &BTreeMap<i32, Share>) -> Duration {
+    let waits = shares(root).into_iter().map(|(number, after)| {
+        let waited = before
+            .get(&number)
+            .map_or(Duration::ZERO, |share| share.waited);
+        after.waited.saturating_sub(waited)
+    });
+    waits.max().unwrap_or_default()
 }
 
 /// The longest that one of the threads waits for a processor in the time that comes now.
@@ -478,9 +480,12 @@ mod tests {
         let start = |args: &[&str]| Command::new("taskset").args(args).spawn().expect("taskset");
         let (mut busy, mut idle) = (start(&busy), start(&idle));
         let (waits, sleeps) = (busy.id() as i32, idle.id() as i32);
-        let long = || Some(longest_wait(waits)).filter(|wait| *wait > Duration::from_millis(200));
+        let long = || {
+            Some(longest_wait(waits, &BTreeMap::new()))
+                .filter(|wait| *wait > Duration::from_millis(200))
+        };
         let waited = eventually("a long wait", SOON, long);
-        let slept = longest_wait(sleeps);
+        let slept = longest_wait(sleeps, &BTreeMap::new());
         let still = |pid| longest_wait_in(pid, Duration::from_millis(400));
         let (waits_still, sleeps_still) = (still(waits), still(sleeps));
         for process in processes::tree(waits) {
