@@ -427,8 +427,9 @@ fn buffers(model: Model) -> &'static str {
         Model::Iterative => "4 to 64 KiB",
         Model::Fork | Model::Exec | Model::Thread => "4 to 64 KiB per client",
         Model::Prefork | Model::ThreadPool => "4 to 64 KiB per worker",
-        Model::Select | Model::Poll | Model::Async => "256 KiB, shared by all",
-        Model::Reactor => "256 KiB per reactor, shared by its clients",
+        Model::Async => "256 KiB, shared by all",
+        Model::Select | Model::Poll => "256 KiB and a pipe of 1 MiB, shared by all",
+        Model::Reactor => "256 KiB and a pipe of 1 MiB per reactor, shared by its clients",
         Model::Uring => "2 KiB each, provided to the kernel for all",
     }
 }
