@@ -33,6 +33,8 @@ const BUSY: f64 = 0.25;
 pub struct Look {
     server: Usage,
     switches: Switches,
+    /// When they were read: with thousands of threads, long after the processor time.
+    switches_at: Instant,
     others: Others,
 }
 
@@ -54,10 +56,14 @@ pub(super) struct Machine {
 impl Look {
     /// Looks at the tree of processes below `server`, and at the load generator.
     pub fn at(server: i32, generator: i32) -> Result<Self> {
+        let usage = accounts::usage(server).context("the server has ended")?;
+        let others = Others::now(generator)?;
+        let began = Instant::now();
         Ok(Self {
-            server: accounts::usage(server).context("the server has ended")?,
-            others: Others::now(generator)?,
+            server: usage,
+            others,
             switches: accounts::switches(server),
+            switches_at: began + began.elapsed() / 2,
         })
     }
 }
@@ -144,7 +150,7 @@ pub struct Books {
 impl Books {
     /// Round number `round`, with what the load generator has reported.
     pub fn round(&self, round: u32, report: Report) -> Result<Round> {
-        let scale = self.scale(report.measured_s);
+        let scale = self.scale(self.opened.server.at, report.measured_s);
         let (used, share) = self.closed.server.since(&self.opened.server);
         if scale >= SCALED_AT_MOST {
             return Err(self.too_late(self.foreign_load(used)));
@@ -171,8 +177,8 @@ impl Books {
                 report.latency
             },
             fairness: report.shares.fairness,
-            voluntary_switches: switches.voluntary,
-            involuntary_switches: switches.involuntary,
+            voluntary_switches: switches.map(|switches| switches.voluntary),
+            involuntary_switches: switches.map(|switches| switches.involuntary),
             footprint: footprint(self.loaded),
             at_rest: footprint(self.at_rest),
             foreign_load: self.foreign_load(used),
@@ -190,38 +196,40 @@ impl Books {
         )
     }
 
-    /// What was used between the looks, times this, was used in the time measured.
-    fn scale(&self, measured_s: f64) -> f64 {
+    /// What was used since `opened`, when the first look was, times this, was used in the time measured.
+    fn scale(&self, opened: Instant, measured_s: f64) -> f64 {
         let until = if self.connects {
             self.closed.server.at
         } else {
             self.silent
         };
-        let looked = until.saturating_duration_since(self.opened.server.at);
+        let looked = until.saturating_duration_since(opened);
         measured_s / looked.as_secs_f64().max(1e-6)
     }
 
-    /// Those of all threads that lived at both looks; where each connection has its own process or
-    /// thread, which is gone with its switches, of those of the whole life of the server as large a
-    /// part as of its processor time.
-    fn switches(&self, used: Duration, measured_s: f64) -> Switches {
+    /// Those of all threads that lived at both looks, if the first was not too late; where each connection
+    /// has its own process or thread, which is gone with its switches, of those of the whole life of the
+    /// server as large a part as of its processor time.
+    fn switches(&self, used: Duration, measured_s: f64) -> Option<Switches> {
         let (before, after) = (self.opened.switches, self.closed.switches);
         let living = Switches {
             voluntary: after.voluntary.saturating_sub(before.voluntary),
             involuntary: after.involuntary.saturating_sub(before.involuntary),
         };
-        let (whole, part) = match self.life.filter(|_| self.connects) {
+        let (whole, part, since) = match self.life.filter(|_| self.connects) {
             Some(life) => (
                 life.switches,
                 used.as_secs_f64() / life.cpu.as_secs_f64().max(1e-6),
+                self.opened.server.at,
             ),
-            None => (living, 1.0),
+            None => (living, 1.0, self.opened.switches_at),
         };
-        let scaled = |count: u64| (count as f64 * part * self.scale(measured_s)).round() as u64;
-        Switches {
+        let scale = self.scale(since, measured_s);
+        let scaled = |count: u64| (count as f64 * part * scale).round() as u64;
+        (scale < SCALED_AT_MOST).then(|| Switches {
             voluntary: scaled(whole.voluntary),
             involuntary: scaled(whole.involuntary),
-        }
+        })
     }
 
     /// Of all processor time that there was between the looks.
@@ -315,6 +323,7 @@ mod tests {
                 voluntary: u64::from(used) * 10,
                 involuntary: u64::from(used),
             },
+            switches_at: begin + MS * at,
             others: Others {
                 machine: Machine {
                     busy: MS * busy,
@@ -364,19 +373,28 @@ mod tests {
         about(round.cpu.system_s, 0.075);
         assert_eq!(
             (round.voluntary_switches, round.involuntary_switches),
-            (1000, 100)
+            (Some(1000), Some(100))
         );
         // The first look came late: after a fifth of the measurement.
         let late = books(800).round(3, report()).expect("a round");
         about(late.cpu.total_s(), 0.125);
         assert_eq!(
             (late.voluntary_switches, late.involuntary_switches),
-            (1250, 125)
+            (Some(1250), Some(125))
         );
         assert_eq!((late.round, late.echoes, late.bytes), (3, 1000, 64_000));
         assert_eq!((late.at_rest.threads, late.footprint.threads), (1, 2));
         about(late.generator_cpu.total_s(), 0.3);
         assert!(late.generator_bottleneck);
+        // The switches were read after half of it.
+        let mut later = books(1000);
+        later.opened.switches_at += MS * 510;
+        let round = later.round(3, report()).expect("a round");
+        about(round.cpu.total_s(), 0.1);
+        assert_eq!(
+            (round.voluntary_switches, round.involuntary_switches),
+            (None, None)
+        );
         about(late.fairness, 0.9);
     }
 
@@ -430,14 +448,14 @@ mod tests {
         // It has used half of its life's processor time while measured.
         assert_eq!(
             (round.voluntary_switches, round.involuntary_switches),
-            (2000, 200)
+            (Some(2000), Some(200))
         );
         assert_eq!(round.latency, report().first_echo);
         books.life = None;
         let round = books.round(0, report()).expect("a round");
         assert_eq!(
             (round.voluntary_switches, round.involuntary_switches),
-            (1000, 100)
+            (Some(1000), Some(100))
         );
         books.connects = false;
         assert_eq!(

@@ -426,8 +426,8 @@ fn round(who: &Traits, load: &Load, idle: u64, number: u32, dice: &mut Dice) -> 
         } else {
             dice.about(0.99, 0.01)
         },
-        voluntary_switches: (echoes * who.switches) as u64,
-        involuntary_switches: (echoes * 0.001) as u64,
+        voluntary_switches: Some((echoes * who.switches) as u64),
+        involuntary_switches: Some((echoes * 0.001) as u64),
         footprint: Footprint {
             processes,
             threads,
@@ -486,9 +486,10 @@ fn summary(rounds: &[Round], connections: u64) -> Option<Summary> {
         latency: all.latency(),
         p50_us: percentile(50.0),
         p99_us: percentile(99.0),
-        switches: of(&|round| {
-            (round.voluntary_switches + round.involuntary_switches) as f64 / round.echoes as f64
-        }),
+        switches: Some(of(&|round| {
+            let both = round.voluntary_switches.zip(round.involuntary_switches);
+            both.map_or(0, |(one, other)| one + other) as f64 / round.echoes as f64
+        })),
         pss_per_connection: (connections >= 50)
             .then(|| of(&|round| grown(round) / connections as f64)),
         fairness: of(&|round| round.fairness),

@@ -171,10 +171,11 @@ pub struct Round {
     pub latency: Option<crate::load::report::Latency>,
     /// How the echoes were shared among the connections; 1 = all alike.
     pub fairness: f64,
-    /// Times a thread of the server gave up its processor because it had to wait.
-    pub voluntary_switches: u64,
+    /// Times a thread of the server gave up its processor because it had to wait. None where that was
+    /// looked at too late: there were too many threads, or others had the processors.
+    pub voluntary_switches: Option<u64>,
     /// Times one was taken off it.
-    pub involuntary_switches: u64,
+    pub involuntary_switches: Option<u64>,
     /// While the load was on.
     pub footprint: Footprint,
     /// The server's footprint before the first connection.
@@ -227,8 +228,8 @@ pub struct Summary {
     pub p50_us: Option<Estimate>,
     /// 99th percentile of the rounds, in microseconds.
     pub p99_us: Option<Estimate>,
-    /// Context switches per echo, both kinds.
-    pub switches: Estimate,
+    /// Context switches per echo, both kinds; if they are known.
+    pub switches: Option<Estimate>,
     /// Bytes of memory per connection beyond what the server needs at rest; where there are enough to tell.
     pub pss_per_connection: Option<Estimate>,
     /// As in [`Round`].

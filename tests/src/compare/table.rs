@@ -142,7 +142,7 @@ pub fn of_causes(ranking: &Ranking<'_>) -> Table {
         Some(plain(row.cell.calls.as_ref()?.per_echo))
     });
     add("switches", &unit, &|row| {
-        Some(plain(row.summary.switches.median))
+        Some(plain(row.summary.switches?.median))
     });
     add("copies", "per byte", &|row| {
         Some(plain(row.cell.calls.as_ref()?.copies?))

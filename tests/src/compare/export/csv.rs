@@ -39,10 +39,10 @@ const COLUMNS: &[Column] = &[
     }),
     ("fairness_jain", |round| Some(round.fairness)),
     ("voluntary_switches", |round| {
-        Some(round.voluntary_switches as f64)
+        Some(round.voluntary_switches? as f64)
     }),
     ("involuntary_switches", |round| {
-        Some(round.involuntary_switches as f64)
+        Some(round.involuntary_switches? as f64)
     }),
     ("processes", |round| Some(round.footprint.processes as f64)),
     ("threads", |round| Some(round.footprint.threads as f64)),

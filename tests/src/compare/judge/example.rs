@@ -29,8 +29,8 @@ pub fn round(number: u32, cpu_us: f64) -> Round {
         generator_bottleneck: false,
         latency: None,
         fairness: 1.0,
-        voluntary_switches: 2000,
-        involuntary_switches: 1000,
+        voluntary_switches: Some(2000),
+        involuntary_switches: Some(1000),
         footprint: Footprint {
             processes: 1,
             threads: 1,

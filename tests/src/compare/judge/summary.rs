@@ -34,7 +34,7 @@ pub fn summarize(rounds: &[Round], shape: Shape) -> Option<Summary> {
         latency: latency(rounds),
         p50_us: all(&|round| percentile(round, 50.0)),
         p99_us: all(&|round| percentile(round, 99.0)),
-        switches: all(&|round| per_unit(round, bulk, switches(round)))?,
+        switches: all(&|round| per_unit(round, bulk, switches(round)?)),
         pss_per_connection: all(&|round| pss_per_connection(round, shape.connections)),
         fairness: all(&|round| Some(round.fairness))?,
         footprint: rounds.iter().map(|round| round.footprint).reduce(larger)?,
@@ -71,8 +71,8 @@ pub fn per_unit(round: &Round, bulk: bool, amount: f64) -> Option<f64> {
     Some(amount / units).filter(|each| each.is_finite())
 }
 
-fn switches(round: &Round) -> f64 {
-    (round.voluntary_switches + round.involuntary_switches) as f64
+fn switches(round: &Round) -> Option<f64> {
+    Some((round.voluntary_switches? + round.involuntary_switches?) as f64)
 }
 
 fn pss_per_connection(round: &Round, connections: u64) -> Option<f64> {
@@ -144,7 +144,11 @@ mod tests {
         assert!(about(summary.cpu_us.median, 7.5) && about(summary.cpu_us.high, 9.0));
         assert!(about(summary.generator_cpu_us.median, 4.0));
         assert!(about(summary.rate.median, 100_000.0));
-        assert!(about(summary.switches.median, 0.03));
+        assert!(
+            summary
+                .switches
+                .is_some_and(|switches| about(switches.median, 0.03))
+        );
         assert_eq!(summary.pss_per_connection, None);
     }
 
@@ -220,7 +224,8 @@ mod tests {
             let mut odd = Round { measured_s, echoes, bytes, fairness, ..round(0, 7.0) };
             odd.cpu.user_s = cpu;
             if let Some(summary) = summarize(&[odd], Shape { bulk, connections }) {
-                for e in [summary.cpu_us, summary.rate, summary.switches, summary.fairness] {
+                let switches = summary.switches.expect("they are counted");
+                for e in [summary.cpu_us, summary.rate, switches, summary.fairness] {
                     prop_assert!(e.median.is_finite() && e.low.is_finite() && e.high.is_finite());
                 }
             }

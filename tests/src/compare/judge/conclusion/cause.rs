@@ -51,14 +51,15 @@ fn counts(who: &Measured<'_>, best: &Measured<'_>) -> Vec<Count> {
         least: least.per_echo,
         detail: mostly(more, least),
     });
-    let switches = Count {
+    let switches = who.summary.switches.zip(best.summary.switches);
+    let switches = switches.map(|(more, least)| Count {
         what: "context switches",
-        more: who.summary.switches.median,
-        least: best.summary.switches.median,
+        more: more.median,
+        least: least.median,
         detail: String::new(),
-    };
+    });
     let copies = copies(who, best).filter(|count| count.is_more() || count.is_less());
-    calls.into_iter().chain([switches]).chain(copies).collect()
+    calls.into_iter().chain(switches).chain(copies).collect()
 }
 
 /// Most make the same: one when they read, one when they write.

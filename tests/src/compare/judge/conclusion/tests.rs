@@ -35,8 +35,8 @@ fn small(who: &str, cpu_us: f64) -> Cell {
 fn who_needs_least_and_why_another_needs_more() {
     let calls = [("recvfrom", 1.0), ("sendto", 1.0)];
     let fork = with_rounds(with_calls(small("fork", 10.3), &calls), |round| {
-        round.voluntary_switches = 190_000;
-        round.involuntary_switches = 0;
+        round.voluntary_switches = Some(190_000);
+        round.involuntary_switches = Some(0);
         (round.footprint.processes, round.footprint.threads) = (51, 51);
     });
     let said = concluded(vec![with_calls(small("reactor", 7.0), &calls), fork]);
