@@ -256,6 +256,8 @@ impl<'a> Worker<'a> {
         let _ = unshare(CloneFlags::CLONE_FILES);
         let mut events = Events::with_capacity(1024);
         self.open_more();
+        // Sets the timer, without which a connection that nobody answers would be waited for for ever.
+        self.on_time()?;
         while self.phase != Phase::Over {
             self.wait(&mut events)?;
             for event in &events {
