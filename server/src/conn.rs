@@ -53,7 +53,7 @@ pub struct Shared {
     mistake: Option<Mistake>,
     /// For those that are spliced; empty. Made when it is needed.
     pipe: Option<Pipe>,
-    /// It cannot be had, or must not be.
+    /// Splicing is not possible here, or must not be.
     no_pipe: bool,
 }
 
@@ -111,14 +111,12 @@ impl Shared {
     }
 
     /// The pipe. Whoever takes it puts it back when it is empty again, and else drops it: nobody is
-    /// sent the bytes of another. None: do without.
+    /// sent the bytes of another. None: do without, this time.
     fn take_pipe(&mut self) -> Option<Pipe> {
         if self.no_pipe || self.held > HELD_IN_FULL {
             return None;
         }
-        let pipe = self.pipe.take().or_else(|| Pipe::open().ok());
-        self.no_pipe = pipe.is_none();
-        pipe
+        self.pipe.take().or_else(|| Pipe::open().ok())
     }
 
     /// They are kept no more.
@@ -401,7 +399,7 @@ impl EchoConn {
         };
         let n = match stream.splice_in(&pipe, WINDOW) {
             Ok(n) => n,
-            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM) => 0,
             Err(errno) if CANNOT.contains(&errno) => {
                 shared.no_pipe = true;
                 return Ok(0);
