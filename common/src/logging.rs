@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use clap::Args;
-use env_logger::{DEFAULT_FILTER_ENV, Env, Target, WriteStyle};
+use env_logger::{DEFAULT_FILTER_ENV, Target, WriteStyle};
 use log::{Level, LevelFilter, Record};
 use nix::libc::STDERR_FILENO;
 
@@ -57,8 +57,14 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// Call once, before any thread is started.
 pub fn start(verbosity: Verbosity, tag: &'static str, fd: RawFd) {
     LazyLock::force(&START);
-    let mut builder =
-        env_logger::Builder::from_env(Env::default().default_filter_or(verbosity.filter()));
+    let wanted = std::env::var(DEFAULT_FILTER_ENV).ok();
+    let wanted = wanted.filter(|filters| !filters.trim().is_empty());
+    let mut builder = env_logger::Builder::new();
+    match &wanted {
+        None => builder.parse_filters(&verbosity.filter()),
+        Some(filters) if filters.trim() == "off" => builder.parse_filters(filters),
+        Some(filters) => builder.parse_filters(&format!("{filters},{STATUS}=info")),
+    };
     if let Ok(sink) = Sink::over(fd) {
         builder.target(Target::Pipe(Box::new(Lines(sink))));
     }
@@ -79,7 +85,7 @@ pub fn start(verbosity: Verbosity, tag: &'static str, fd: RawFd) {
             )
         })
         .init();
-    if std::env::var(DEFAULT_FILTER_ENV).is_err() {
+    if wanted.is_none() {
         // The filter lets the tables through at `info`, so env_logger would want to see every line of
         // that level. A line that nobody has asked for shall cost a load.
         log::set_max_level(verbosity.level());

@@ -328,3 +328,23 @@ fn ends_well(server: &ServerProcess) -> anyhow::Result<()> {
     ensure!(status.success(), "{status}\n{server}");
     Ok(())
 }
+
+/// Whoever asks for the table gets it, whatever else is to be logged; but where nothing is.
+#[test]
+fn the_status_table_is_shown_whatever_rust_log_says() -> anyhow::Result<()> {
+    for filters in ["", "warn", "mio=trace", "tcpechod=debug", "off"] {
+        let server = Server::model(Model::Reactor).env("RUST_LOG", filters);
+        let server = server.start()?;
+        server.signal(Signal::SIGUSR1)?;
+        let shown = || server.stderr().contains("status of reactor").then_some(());
+        if filters == "off" {
+            server.signal(Signal::SIGTERM)?;
+            server.wait(PATIENCE)?;
+            ensure!(shown().is_none(), "RUST_LOG={filters}\n{server}");
+        } else {
+            eventually("the table", PATIENCE, shown)
+                .with_context(|| format!("RUST_LOG={filters}\n{server}"))?;
+        }
+    }
+    Ok(())
+}
