@@ -11,13 +11,17 @@ mod wire;
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, socket,
+};
 use nix::unistd::pipe2;
 use serde_json::Value;
 use tcpecho_common::Model;
@@ -565,6 +569,22 @@ fn nobody_there_is_told_in_one_line() -> Result<()> {
         stderr.lines().count() == 1 && client.stdout().is_empty(),
         "{client}"
     );
+    Ok(())
+}
+
+/// The queue of its listener is full, and nobody accepts: the kernel drops what comes.
+#[test]
+fn who_does_not_answer_to_connect_is_given_up_in_time() -> Result<()> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let listener = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+    listen(&listener, Backlog::new(0)?)?;
+    let address: SockaddrIn = getsockname(listener.as_raw_fd())?;
+    let address = SocketAddr::from((address.ip(), address.port()));
+    let _queued = TcpStream::connect(address)?;
+    let client = load(address, &["-c", "2", "--timeout", "300ms"]).start()?;
+    ensure!(client.wait(DEADLINE)?.code() == Some(5), "{client}");
+    ensure!(client.stderr().contains("no answer to connect"), "{client}");
     Ok(())
 }
 

@@ -114,7 +114,12 @@ pub fn run(
 fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     let addresses = (host, port).to_socket_addrs();
     let addresses: Vec<_> = addresses
-        .with_context(|| format!("no address of {host}"))?
+        .with_context(|| match host.rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') && port.parse::<u16>().is_ok() => {
+                format!("no address of {host} (the port is an argument of its own: {name} {port})")
+            }
+            _ => format!("no address of {host}"),
+        })?
         .collect();
     let accepts = |address: &&SocketAddr| TcpStream::connect_timeout(address, PROBE).is_ok();
     match addresses[..] {

@@ -147,7 +147,7 @@ fn cold(comparison: &Comparison) -> Option<String> {
         .collect();
     let middle = median(&firsts).filter(|ratio| *ratio > COLD)?;
     Some(format!(
-        "The first round needed {} times the CPU of the later ones (in the median of all): the machine was not warm. Compare again at once, or warm up longer.",
+        "The first round needed {} times the CPU of the later ones (in the median of all): the machine was not warm. Compare again at once.",
         figures::plain(middle)
     ))
 }
