@@ -139,6 +139,22 @@ fn a_byte_that_comes_twice() -> Result<()> {
 }
 
 #[test]
+fn a_byte_too_many_behind_a_message() -> Result<()> {
+    let server = bad_server(|stream| {
+        echo(stream, |position, bytes| {
+            if position == 640 {
+                bytes.push(b'!');
+            }
+        })
+    })?;
+    is_told(
+        server,
+        "extra-bytes",
+        "1 bytes more than the 704 that were sent",
+    )
+}
+
+#[test]
 fn a_byte_too_many_at_the_end() -> Result<()> {
     let server = bad_server(|mut stream| {
         echo(stream.try_clone()?, |_, _| ())?;
