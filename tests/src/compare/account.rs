@@ -3,8 +3,9 @@
 //!
 //! The load generator says when it begins to measure, and when it has; then it keeps its connections
 //! silent until we have looked. So the second look has all the time it wants. The first comes a little
-//! late, by the time it takes (a millisecond; with thousands of processes a hundred), and the load goes
-//! on meanwhile: what was used between the looks is therefore scaled to the time measured.
+//! late, by the time it takes, and the load goes on meanwhile: what was used between the looks is therefore
+//! scaled to the time measured. With thousands of processes it would take a tenth of a second to find them:
+//! so their roll is called before there is load.
 //!
 //! Where each message has a connection, there is no silence: connections that wait in a queue are served
 //! for a while whatever the generator does. There the load goes on until after the second look as well, and
@@ -20,7 +21,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use crate::compare::hindered::Hindered;
 use crate::compare::result::{Cpu, Footprint, Round};
 use crate::load::report::Report;
-use crate::observe::accounts::{self, Life, Occupied, Switches, Usage};
+use crate::observe::accounts::{self, Life, Occupied, Roll, Switches, Usage};
 
 /// What is seen of a measurement is scaled to all of it by no more than this.
 const SCALED_AT_MOST: f64 = 2.0;
@@ -54,9 +55,12 @@ pub(super) struct Machine {
 }
 
 impl Look {
-    /// Looks at the tree of processes below `server`, and at the load generator.
-    pub fn at(server: i32, generator: i32) -> Result<Self> {
-        let usage = accounts::usage(server).context("the server has ended")?;
+    /// Looks at the tree of processes below `server`, and at the load generator. Where the roll was called
+    /// before, that is much sooner done.
+    pub fn at(server: i32, generator: i32, roll: Option<Roll>) -> Result<Self> {
+        let known = roll.and_then(Roll::usage);
+        let usage = known.or_else(|| accounts::usage(server));
+        let usage = usage.context("the server has ended")?;
         let others = Others::now(generator)?;
         let began = Instant::now();
         Ok(Self {

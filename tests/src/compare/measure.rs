@@ -22,7 +22,7 @@ use crate::compare::run::{Executor, Job};
 use crate::compare::strace::{self, Counted, STRACE};
 use crate::load::failure::Kind;
 use crate::load::report::{Event, Outcome, Report};
-use crate::observe::accounts::{self, Life, Occupied};
+use crate::observe::accounts::{self, Life, Occupied, Roll};
 use crate::observe::processes;
 use crate::observe::rest::is_at_rest;
 use crate::program::{Ends, Program, Recipe, Target, Which};
@@ -114,13 +114,13 @@ impl Bench {
         let (before, loaded_since) = (accounts::shares(server.leader()), Instant::now());
         let warmup = job.task.warmup();
         let mut load = self.load(job, server, self.duration, warmup)?;
-        load.begin(job, server)?;
+        let roll = load.begin(job, server)?;
         load.expect("Measuring", |event| {
             matches!(event, Event::Measuring { .. })
         })?;
-        let opened = Look::at(server.leader(), load.program.pid())?;
+        let opened = Look::at(server.leader(), load.program.pid(), roll)?;
         let silent = load.expect("Measured", |event| matches!(event, Event::Measured { .. }))?;
-        let closed = Look::at(server.leader(), load.program.pid())?;
+        let closed = Look::at(server.leader(), load.program.pid(), None)?;
         let loaded = accounts::occupied(server.leader());
         let generator_waited = accounts::longest_wait(load.program.pid(), &BTreeMap::new());
         let report = load.let_go()?.report()?;
@@ -420,16 +420,19 @@ impl Load {
         Some(self.clock.when(after, Instant::now()))
     }
 
-    /// Lets the load begin when the server has accepted all connections.
-    fn begin(&mut self, job: &Job<'_>, server: &Running) -> Result<()> {
+    /// Lets the load begin when the server has accepted all connections. Returns its processes, where none
+    /// comes or goes from then on.
+    fn begin(&mut self, job: &Job<'_>, server: &Running) -> Result<Option<Roll>> {
         self.expect("Connected", |event| {
             matches!(event, Event::Connected { .. })
         })?;
+        let mut roll = None;
         if !job.task.connects() {
             settle(server, job.task.all_connections(job.point));
+            roll = Some(accounts::roll(server.leader()));
         }
         self.go_on();
-        Ok(())
+        Ok(roll)
     }
 
     /// A line, for which it waits (`--hold`).

@@ -90,6 +90,25 @@ pub fn usage(root: i32) -> Option<Usage> {
     Some(look(root)?.usage())
 }
 
+/// The processes of a tree, as they were: where none comes or goes, what they have used is known sooner.
+#[derive(Debug)]
+pub struct Roll(Vec<Stat>);
+
+/// Calls the roll.
+pub fn roll(root: i32) -> Roll {
+    Roll(processes::stats(root))
+}
+
+impl Roll {
+    /// What they have used until now; in which mode, and by whom they have waited for, as it was when the
+    /// roll was called. None if one of them has gone since.
+    pub fn usage(self) -> Option<Usage> {
+        let looked = clocks(self.0)?;
+        let all = looked.clocks.iter().all(Option::is_some);
+        all.then(|| looked.usage())
+    }
+}
+
 #[cfg(test)]
 impl Usage {
     /// One that nobody has used: in user and system mode, in ticks.
@@ -123,7 +142,11 @@ struct Looked {
 }
 
 fn look(root: i32) -> Option<Looked> {
-    let stats = processes::few_stats(root, FEW).unwrap_or_else(|| processes::stats(root));
+    clocks(processes::few_stats(root, FEW).unwrap_or_else(|| processes::stats(root)))
+}
+
+/// None if there are no processes.
+fn clocks(stats: Vec<Stat>) -> Option<Looked> {
     let began = Instant::now();
     let clocks: Vec<_> = stats.iter().map(|stat| clock(stat.pid)).collect();
     (!stats.is_empty()).then_some(Looked {
