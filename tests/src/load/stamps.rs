@@ -38,6 +38,10 @@ const TRIES: usize = 201;
 /// How long that may take: the kernel begins to stamp a while after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// After a pause of so much, caches are as cold as they get: to wait for longer would only take longer, at
+/// `--rate 0.01` more than a minute.
+const COLD: Duration = Duration::from_millis(10);
+
 /// Time on the wire, in nanoseconds, and what is to be known about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wire {
@@ -154,7 +158,7 @@ pub fn apart(address: IpAddr, pause: Duration) -> Option<u64> {
         }
         poll.poll(&mut events, Some(Duration::ZERO)).ok()?;
         if !pause.is_zero() {
-            thread::sleep(pause);
+            thread::sleep(pause.min(COLD));
         }
         ours.write_all(&[0]).ok()?;
         sender.sent(end);
